@@ -1,0 +1,292 @@
+"""The one batch contract: segments collated into (B, T) streams, with the tables their rows point into.
+
+A row is a segment. Rows point to episodes (`episode_B`), episodes to groups (`group_E`), rows to shared prefixes (`prefix_B`). Two clocks:
+action units (B, T) and turns (B, K), joined by `turn_BT`. Global statistics (`Totals`) are taken over the whole optimizer step before any
+loss, so a loss is a plain sum over rows and `micro_batch` cannot change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from fovea.types import Context, Group, Prefix, Segment
+
+TRAINED_ROLES = ("sample", "gold", "chosen", "rejected")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method reads, in two phases.
+
+    Names are "logp", "entropy", "value" under the current weights, or "reference/logp", "masked/logp", ... under another variant.
+
+    Attributes:
+      before: computed once without gradient before `credit`, stored in `batch.stored`.
+      loss: computed with gradient for every micro-batch.
+      members: extra group members to roll out: "greedy" (ReMax) or "gold".
+      unit: "row", or "group" when the loss couples the rows of a group, which then never straddle micro-batches.
+    """
+
+    before: frozenset[str] = frozenset()
+    loss: frozenset[str] = frozenset({"logp"})
+    members: tuple[str, ...] = ()
+    unit: str = "row"
+
+
+class Streams(Mapping[str, Tensor]):
+    """Named tensors with leading (B, T). Reading a name that was not declared in `needs` is an error that says so."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], phase: str = "loss"):
+        self._tensors, self._phase = dict(tensors), phase
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._tensors:
+            known = ", ".join(sorted(self._tensors)) or "nothing"
+            raise KeyError(f"stream {name!r} was read but not declared in needs.{self._phase}; declared: {known}")
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def rows(self, index: Tensor) -> Streams:
+        return Streams({k: v[index] for k, v in self._tensors.items()}, self._phase)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over one whole optimizer step, the denominators of every aggregation.
+
+    Attributes:
+      tokens: number of trained action units (mask sum).
+      rows: number of rows with at least one trained unit.
+      groups: number of distinct groups among them.
+      max_tokens: the constant length limit that Dr. GRPO divides by.
+    """
+
+    tokens: float
+    rows: float
+    groups: float
+    max_tokens: float
+
+
+@dataclass
+class Batch:
+    """Rows of one rollout or of one optimizer step.
+
+    Streams (B, T): `actions_BT` (…, A for continuous), `mask_BT` float 0/1, `logp_old_BT`, `logp_behaviour_BT`, `turn_BT` and
+    `version_BT` (long), `adv_BT` once credited. Rows: `episode_B`, `prefix_B` (-1 without one), `group_B`, `length_B`, `bootstrap_B`.
+    Step clock: `reward_BK`, `turns_B`. Episodes: `score_E` (NaN when unscored), `ok_E`, `group_E`, `length_E`, `cut_E` (stopped by the
+    length limit), `parts_E` by name, `role_E`. `extras` are (B, T, ...) tensors; `extras["next_obs"]` is (B, 1, ...).
+    """
+
+    actions_BT: Tensor
+    mask_BT: Tensor
+    logp_old_BT: Tensor
+    logp_behaviour_BT: Tensor
+    turn_BT: Tensor
+    version_BT: Tensor
+    episode_B: Tensor
+    prefix_B: Tensor
+    length_B: Tensor
+    bootstrap_B: Tensor
+    reward_BK: Tensor
+    turns_B: Tensor
+    score_E: Tensor
+    ok_E: Tensor
+    group_E: Tensor
+    length_E: Tensor
+    cut_E: Tensor
+    role_E: tuple[str, ...]
+    parts_E: dict[str, Tensor]
+    prefixes: list[Prefix]
+    extras: dict[str, Tensor] = field(default_factory=dict)
+    stored: Streams = field(default_factory=lambda: Streams({}, "before"))
+    adv_BT: Tensor | None = None
+    totals: Totals | None = None
+    context: Context = field(default_factory=Context)
+
+    @property
+    def group_B(self) -> Tensor:
+        return self.group_E[self.episode_B]
+
+    @property
+    def B(self) -> int:
+        return self.mask_BT.shape[0]
+
+    def per_row(self, x_E: Tensor) -> Tensor:
+        """(E,) -> (B, 1): an episode's value on each of its rows, ready to broadcast over T."""
+        return x_E[self.episode_B][:, None]
+
+    def reward_at_units(self) -> Tensor:
+        """(B, K) -> (B, T): each turn's environment reward placed on the last chosen unit of that turn."""
+        return to_units(self.reward_BK, self.turn_BT, self.mask_BT)
+
+    def rows(self, index: Tensor) -> Batch:
+        """The batch restricted to some rows; T is trimmed to the longest of them. Tables and totals stay whole."""
+        T = max(1, int(self.length_B[index].max())) if len(index) else 1
+
+        def cut(x: Tensor) -> Tensor:
+            return x[index, :T]
+
+        return replace(
+            self,
+            actions_BT=cut(self.actions_BT),
+            mask_BT=cut(self.mask_BT),
+            logp_old_BT=cut(self.logp_old_BT),
+            logp_behaviour_BT=cut(self.logp_behaviour_BT),
+            turn_BT=cut(self.turn_BT),
+            version_BT=cut(self.version_BT),
+            episode_B=self.episode_B[index],
+            prefix_B=self.prefix_B[index],
+            length_B=self.length_B[index],
+            bootstrap_B=self.bootstrap_B[index],
+            reward_BK=self.reward_BK[index],
+            turns_B=self.turns_B[index],
+            extras={k: (v[index] if k.startswith("next_") else cut(v)) for k, v in self.extras.items()},
+            stored=Streams(
+                {k: (cut(v) if v.ndim > 1 and v.shape[1] == self.mask_BT.shape[1] else v[index]) for k, v in self.stored.items()}, "before"
+            ),
+            adv_BT=None if self.adv_BT is None else cut(self.adv_BT),
+        )
+
+    def count(self, max_tokens: int) -> Totals:
+        """The totals of these rows."""
+        trained = self.mask_BT.sum(1) > 0
+        return Totals(
+            tokens=max(1.0, float(self.mask_BT.sum())),
+            rows=max(1.0, float(trained.sum())),
+            groups=max(1.0, float(self.group_B[trained].unique().numel())),
+            max_tokens=float(max_tokens),
+        )
+
+    def micro_batches(self, size: int, unit: str = "row") -> list[Batch]:
+        """Split into micro-batches of at most `size` rows, rows of one prefix (or, for unit="group", of one group) side by side.
+
+        A group larger than `size` is kept whole when the unit is the group.
+        """
+        order = torch.argsort(self.group_B if unit == "group" else self.prefix_B, stable=True)
+        if unit == "row":
+            return [self.rows(part) for part in order.split(max(1, size))]
+        parts: list[list[int]] = [[]]
+        for g in self.group_B[order].unique_consecutive():
+            members = order[self.group_B[order] == g].tolist()
+            if parts[-1] and len(parts[-1]) + len(members) > size:
+                parts.append([])
+            parts[-1].extend(members)
+        return [self.rows(torch.tensor(p)) for p in parts if p]
+
+
+def to_units(x_BK: Tensor, turn_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Place a per-turn value (B, K) on the last chosen unit of its turn (B, T); zero elsewhere."""
+    out_BT = x_BK.new_zeros(mask_BT.shape)
+    if x_BK.shape[1] == 0:
+        return out_BT
+    T = mask_BT.shape[1]
+    position_BT = torch.arange(1, T + 1).expand_as(mask_BT) * (mask_BT > 0)
+    for k in range(x_BK.shape[1]):
+        last_B, at_B = (position_BT * (turn_BT == k)).max(1)
+        has = last_B > 0
+        out_BT[has, at_B[has]] += x_BK[has, k]
+    return out_BT
+
+
+def collate(groups: Sequence[Group], context: Context | None = None, dtype: torch.dtype = torch.float32) -> Batch:
+    """Groups of scored episodes -> one batch. Episodes of role "greedy" enter the tables but give no rows.
+
+    Turn indices are made relative to the segment, so `turn_BT` indexes `reward_BK` directly.
+    """
+    episodes = [(g, e) for g, group in enumerate(groups) for e in group.episodes]
+    rows: list[tuple[int, Segment]] = [(i, s) for i, (_, e) in enumerate(episodes) if e.role in TRAINED_ROLES for s in e.segments if len(s)]
+    if not rows:
+        raise ValueError("nothing to collate: no episode has a trained segment; expected at least one action unit")
+    segments = [s for _, s in rows]
+    T, K = max(len(s) for s in segments), max((len(s.reward) for s in segments), default=0)
+
+    def stream(get: Any, like: torch.dtype | None = None) -> Tensor:
+        first = get(segments[0])
+        out = torch.zeros((len(segments), T, *first.shape[1:]), dtype=like or first.dtype)
+        for b, s in enumerate(segments):
+            x = get(s)
+            out[b, : len(x)] = x
+        return out
+
+    prefixes: list[Prefix] = []
+    index: dict[str, int] = {}
+    prefix_B = []
+    for s in segments:
+        if s.prefix is None:
+            prefix_B.append(-1)
+            continue
+        if s.prefix.key not in index:
+            index[s.prefix.key] = len(prefixes)
+            prefixes.append(s.prefix)
+        prefix_B.append(index[s.prefix.key])
+
+    reward_BK = torch.zeros(len(segments), K, dtype=dtype)
+    for b, s in enumerate(segments):
+        reward_BK[b, : len(s.reward)] = torch.as_tensor(s.reward, dtype=dtype)
+    names = sorted({k for _, e in episodes if e.score for k in e.score.parts})
+    scores = [e.score for _, e in episodes]
+    extras = {k: stream(lambda s, k=k: s.extras[k]) for k in segments[0].extras if not k.startswith("next_")}
+    extras |= {k: torch.stack([s.extras[k] for s in segments]) for k in segments[0].extras if k.startswith("next_")}
+    return Batch(
+        actions_BT=stream(lambda s: s.actions),
+        mask_BT=stream(lambda s: s.mask, dtype),
+        logp_old_BT=stream(lambda s: s.logp_old, dtype),
+        logp_behaviour_BT=stream(lambda s: s.logp_old if s.logp_behaviour is None else s.logp_behaviour, dtype),
+        turn_BT=stream(lambda s: s.turn - s.turn.min()),
+        version_BT=stream(lambda s: s.version),
+        episode_B=torch.tensor([i for i, _ in rows]),
+        prefix_B=torch.tensor(prefix_B),
+        length_B=torch.tensor([len(s) for s in segments]),
+        bootstrap_B=torch.tensor([s.bootstrap for s in segments]),
+        reward_BK=reward_BK,
+        turns_B=torch.tensor([len(s.reward) for s in segments]),
+        score_E=torch.tensor([s.value if s and s.ok else float("nan") for s in scores], dtype=dtype),
+        ok_E=torch.tensor([bool(s and s.ok) for s in scores]),
+        group_E=torch.tensor([g for g, _ in episodes]),
+        length_E=torch.tensor([e.length for _, e in episodes]),
+        cut_E=torch.tensor([e.stop == "length" for _, e in episodes]),
+        role_E=tuple(e.role for _, e in episodes),
+        parts_E={
+            n: torch.tensor([s.parts.get(n, float("nan")) if s and s.ok else float("nan") for s in scores], dtype=dtype) for n in names
+        },
+        prefixes=prefixes,
+        extras=extras,
+        context=context or Context(),
+    )
+
+
+@runtime_checkable
+class Method(Protocol):
+    """What is learned from the episodes? A frozen dataclass of hyperparameters with two functions.
+
+    `credit(batch)` returns adv_BT without gradient, given `batch.stored` (needs.before). `loss(out, batch)` returns a scalar that is a SUM
+    over the micro-batch's rows given `batch.totals`, and metrics with the same property (they are added over micro-batches).
+    """
+
+    @property
+    def needs(self) -> Needs: ...
+
+    def credit(self, batch: Batch) -> Tensor: ...
+
+    def loss(self, out: Streams, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """The side of a policy that the trainer sees: `evaluate` re-computes streams for the actions of a batch."""
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
+
+    def evaluate(self, batch: Batch, want: frozenset[str], variant: str = "policy") -> dict[str, Tensor]:
+        """Streams (B, T) named in `want`: "logp", "entropy", "value" ("next_value" is (B,)), under "policy", "reference" or "masked"."""
+        ...

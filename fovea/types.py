@@ -1,0 +1,260 @@
+"""The nouns of Fovea: what is asked, what was done, how good it was, and the batch a method learns from.
+
+Axes in names: ``B`` rows (segments), ``E`` episodes, ``T`` action units (a token, an action chunk, an environment step, a denoising
+step), ``K`` turns, ``V`` vocabulary, ``A`` action dimension. This file imports neither torch nor transformers at run time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+Message = Mapping[str, Any]
+"""``{"role": "system" | "user" | "assistant", "content": [{"type": "image"} | {"type": "text", "text": str}, ...]}``."""
+
+
+# -- what is asked ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of work. It carries its own verifier, so one batch can mix mathematics, boxes, counting and reading.
+
+    Attributes:
+      id: unique within its source and stable across runs.
+      source: name of the data source; metrics are kept per source.
+      prompt: chat messages; the n-th ``{"type": "image"}`` part stands for ``images[n]``.
+      images: decoded RGB pictures, in the order of their placeholders.
+      answer: the gold answer in whatever form the verifier reads.
+      verifier: name in ``fovea.verifiers.VERIFIERS``, or any object with the ``Verifier`` contract.
+      params: keyword parameters of the verifier for this row (tolerance, IoU threshold, weights, ...).
+      meta: anything else; never read by the trainer.
+    """
+
+    id: str
+    source: str
+    prompt: tuple[Message, ...]
+    images: tuple[Image, ...] = ()
+    answer: Any = None
+    verifier: str | Verifier = "exact"
+    params: Mapping[str, Any] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def user(text: str, images: int = 1) -> tuple[Message, ...]:
+    """One user message: `images` image placeholders followed by `text`."""
+    return ({"role": "user", "content": [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]},)
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where training stands; the only clock that verifiers, samplers and methods may read."""
+
+    step: int = 0
+    total_steps: int = 1
+    policy_version: int = 0
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the run that is done, in [0, 1]."""
+        return min(1.0, self.step / max(1, self.total_steps))
+
+
+# -- what was done ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the policy is shown. Language policies read `messages` and `images`; others read `array`.
+
+    `append` says that `messages` continue the conversation so far; otherwise they replace it (a trimmed history).
+    """
+
+    messages: tuple[Message, ...] = ()
+    images: tuple[Image, ...] = ()
+    array: Any = None
+    append: bool = False
+
+
+@dataclass(frozen=True)
+class Action:
+    """What the policy did: `value` is text (language) or an array; `token_ids` and `logp` are per action unit (nats)."""
+
+    value: Any
+    token_ids: tuple[int, ...] = ()
+    logp: tuple[float, ...] = ()
+    stop: str = "eos"
+
+
+@dataclass
+class Prefix:
+    """What a row's actions are conditioned on: prompt tokens with their images, encoded once and shared by every row that uses it.
+
+    Attributes:
+      key: content hash of tokens and pixels; equal keys are the same prefix.
+      data: what the policy's encoder returned (token ids, pixel tensors, position ids); opaque to trainer and methods.
+      length: action-independent context length in tokens (0 for policies that read observations per step).
+    """
+
+    key: str
+    data: Any = None
+    length: int = 0
+
+
+@dataclass
+class Segment:
+    """One token or action sequence that the policy really saw: a batch row.
+
+    A turn that appends to the history extends its segment; a trimmed history opens a new one, so an episode may own several.
+
+    Attributes:
+      prefix: shared context, or None where observations come per step in `extras["obs"]`.
+      actions: (T,) integer ids or (T, A) floats: the policy's own units and, masked out, what the environment inserted between them.
+      mask: (T,) bool, True where the policy chose the unit.
+      logp_old: (T,) log-probability in nats as the trainer would compute it (temperature applied, banned ids removed, not truncated).
+      logp_behaviour: (T,) after top-p/top-k; equal to `logp_old` when nothing was truncated.
+      turn: (T,) index of the episode turn that each unit belongs to.
+      version: (T,) policy version that produced each unit.
+      reward: (K,) environment reward of each turn of this segment, on the step clock; empty for single-turn language episodes.
+      bootstrap: True when the trajectory was cut (time limit, buffer end) rather than terminated: its tail needs a value estimate.
+      extras: named tensors with leading (T,) that an action carries besides (observation, denoise chain, action chunk, SDE index);
+        `extras["next_obs"]` (1, ...) is the observation after a cut.
+    """
+
+    prefix: Prefix | None
+    actions: Tensor
+    mask: Tensor
+    logp_old: Tensor
+    turn: Tensor
+    version: Tensor
+    logp_behaviour: Tensor | None = None
+    reward: Sequence[float] = ()
+    bootstrap: bool = False
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return int(self.actions.shape[0])
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A human-readable record of one exchange, for verifiers, logs and the run page."""
+
+    text: str
+    observation: Observation = field(default_factory=Observation)
+    reward: float = 0.0
+    stop: str = "eos"
+
+
+@dataclass
+class Episode:
+    """One attempt at a task.
+
+    Attributes:
+      role: "sample" for ordinary members of a group; "greedy" for a baseline that is scored but never trained on; "gold" for a given
+        answer that joins the group; "chosen" and "rejected" in preference pairs.
+      stop: why it ended: eos, stop (a stop string), length, terminated, cut, error.
+      error: the reason when `stop` is "error".
+    """
+
+    id: str
+    task: Task
+    role: str = "sample"
+    segments: list[Segment] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    stop: str = "eos"
+    error: str = ""
+    score: Score | None = None
+
+    @property
+    def text(self) -> str:
+        """What the policy said in its last turn."""
+        return self.turns[-1].text if self.turns else ""
+
+    @property
+    def length(self) -> int:
+        """Number of action units the policy chose."""
+        return sum(int(s.mask.sum()) for s in self.segments)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A verifier's verdict. ``ok=False`` means it could not be scored (`reason` says why): a failure, never a silent zero.
+
+    Attributes:
+      value: the scalar that is learned from, any scale.
+      parts: named parts of the reward, each logged.
+      correct: the binary outcome behind accuracy metrics and dynamic sampling; None where the task has no such notion.
+    """
+
+    value: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+    ok: bool = True
+    correct: bool | None = None
+    reason: str = ""
+
+    @classmethod
+    def failed(cls, reason: str) -> Score:
+        return cls(value=float("nan"), ok=False, reason=reason)
+
+
+@dataclass
+class Group:
+    """The G episodes of one task, baselines and given answers included."""
+
+    task: Task
+    episodes: list[Episode]
+
+    @property
+    def samples(self) -> list[Episode]:
+        """The members drawn from the policy that have a valid score."""
+        return [e for e in self.episodes if e.role == "sample" and e.score is not None and e.score.ok]
+
+
+# -- contracts ----------------------------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Verifier(Protocol):
+    """How good was it? Scores one group at a time; most verifiers look at each episode alone.
+
+    `scope` is "episode" when episodes are judged independently (then scoring overlaps with generation) and "group" otherwise.
+    """
+
+    scope: str
+
+    def score(self, group: Group, context: Context) -> list[Score]: ...
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """What happens next? Gymnasium's words; `reset` gets the task and an integer seed."""
+
+    def reset(self, task: Task, seed: int) -> Observation: ...
+
+    def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]: ...
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Which task next? Deterministic given its state; `observe` feeds back the finished groups (curricula)."""
+
+    def next(self, context: Context) -> Task: ...
+
+    def observe(self, groups: Sequence[Group]) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Gate(Protocol):
+    """Which groups train?"""
+
+    def admit(self, group: Group) -> bool: ...
