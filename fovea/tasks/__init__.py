@@ -1,0 +1,1 @@
+"""Where tasks come from: procedural worlds, folders and tables of your own."""
