@@ -1,0 +1,1 @@
+"""Environments: what happens after an action. Heavy ones import their packages where they are used."""

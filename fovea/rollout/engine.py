@@ -1,0 +1,554 @@
+"""The local rollout engine: all live episode programs share one continuously batched decoder.
+
+Every program is a coroutine. Its `policy.act(...)` puts a call into the engine's queue and waits; the driver admits queued calls (one prefill
+for all of them, equal prefixes once), decodes one token for every row of every cohort, and wakes a program when its turn is complete. Rows
+leave as soon as they end and new ones enter between two tokens. What was sampled is what is stored: text is decoded for people and
+environments only.
+
+Left out: key/value reuse between the turns of an episode; a later turn prefills its prefix and its own history again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fovea.envs.answer import Answer
+from fovea.rollout import programs
+from fovea.rollout.sampling import Sampling, address, sample, uniforms
+from fovea.types import Action, Context, Environment, Episode, Group, Message, Observation, Prefix, Score, Segment, Task, Turn
+
+Program = Callable[[Task, "Actor", Any], Awaitable[None]]
+Progress = Callable[[int, int, int], None]
+
+SEED_BITS = 31  # environments take non-negative 32-bit seeds
+STOP_TAIL = 4  # bytes of a UTF-8 character, the most tokens it can be spread over
+
+
+class Cohort(Protocol):
+    """Rows that were prefilled together, with their keys and values."""
+
+    def keep(self, index_R: Tensor) -> None: ...
+
+
+class LanguagePolicy(Protocol):
+    """What the engine asks of a policy that reads and writes tokens."""
+
+    version: int
+    eos_ids: tuple[int, ...]
+    banned_ids: tuple[int, ...]
+
+    def encode(self, messages: Sequence[Message], images: Sequence[Any]) -> Prefix: ...
+
+    def encode_append(self, messages: Sequence[Message]) -> list[int]: ...
+
+    def decode_text(self, ids: Sequence[int], skip_special: bool = True) -> str: ...
+
+    def prefill(self, prefixes: list[Prefix], suffixes: list[list[Sequence[int]]], room: int) -> tuple[Any, Tensor]: ...
+
+    def decode(self, cohorts: list[Any], tokens: list[Tensor]) -> list[Tensor]: ...
+
+
+class Scorer(Protocol):
+    """Takes groups as they finish and scores them while others still generate."""
+
+    def submit(self, group: Group) -> Any: ...
+
+    def finish(self) -> Any: ...
+
+
+class ContextOverflow(ValueError):
+    """A prompt leaves no room for an answer; prompts are never cut."""
+
+
+class Stopped(RuntimeError):
+    """The rollout was interrupted from another thread."""
+
+
+@dataclass
+class Units:
+    """The growing columns of one segment; they become tensors when the episode ends."""
+
+    prefix: Prefix
+    ids: list[int] = field(default_factory=list)
+    mask: list[bool] = field(default_factory=list)
+    logp_old: list[float] = field(default_factory=list)
+    logp_behaviour: list[float] = field(default_factory=list)
+    turn: list[int] = field(default_factory=list)
+    version: list[int] = field(default_factory=list)
+    reward: list[float] = field(default_factory=list)
+
+    def insert(self, ids: Sequence[int], turn: int, version: int) -> None:
+        """Tokens of the environment: part of the context, never trained on."""
+        for token in ids:
+            self.add(token, 0.0, 0.0, turn, version, chosen=False)
+
+    def add(self, token: int, logp_old: float, logp_behaviour: float, turn: int, version: int, chosen: bool = True) -> None:
+        self.ids.append(token)
+        self.mask.append(chosen)
+        self.logp_old.append(logp_old)
+        self.logp_behaviour.append(logp_behaviour)
+        self.turn.append(turn)
+        self.version.append(version)
+
+    def segment(self, rewarded: bool, bootstrap: bool) -> Segment:
+        """The columns as tensors, up to the last unit that the policy chose."""
+        n = max(i for i, chosen in enumerate(self.mask) if chosen) + 1
+        return Segment(
+            prefix=self.prefix,
+            actions=torch.tensor(self.ids[:n], dtype=torch.long),
+            mask=torch.tensor(self.mask[:n], dtype=torch.bool),
+            logp_old=torch.tensor(self.logp_old[:n], dtype=torch.float32),
+            logp_behaviour=torch.tensor(self.logp_behaviour[:n], dtype=torch.float32),
+            turn=torch.tensor(self.turn[:n], dtype=torch.long),
+            version=torch.tensor(self.version[:n], dtype=torch.long),
+            reward=tuple(self.reward) if rewarded else (),
+            bootstrap=bootstrap,
+        )
+
+
+@dataclass
+class Call:
+    """One pending or running turn: the row of a cohort."""
+
+    units: Units
+    sampling: Sampling
+    room: int
+    key: int
+    turn: int
+    start: int
+    task: Task
+    done: asyncio.Future[str]
+
+    @property
+    def n(self) -> int:
+        """Tokens sampled in this turn."""
+        return len(self.units.ids) - self.start
+
+
+class Actor:
+    """The policy as an episode program sees it. One per episode; it keeps the books of that episode.
+
+    Attributes:
+      seed: environment seed, the same for every episode of the group, so that they share their start.
+      context: where training stands.
+    """
+
+    def __init__(self, rollout: Rollout, episode: Episode, sampling: Sampling, seed: int, place: tuple[int | str, ...]):
+        self.seed, self.context = seed, rollout.context
+        self._rollout, self._episode, self._sampling, self._place = rollout, episode, sampling, place
+        self._units: list[Units] = []
+        self._messages: tuple[Message, ...] = ()
+        self._images: tuple[Any, ...] = ()
+        self._busy = self._cut = False
+
+    async def act(self, observation: Observation, **overrides: Any) -> Action:
+        """What the policy answers to `observation`; `overrides` are fields of `Sampling` for this turn only."""
+        if self._busy:
+            raise RuntimeError(f"task {self._episode.task.id!r}: act was called while another act of the same episode was pending")
+        turn = len(self._episode.turns)
+        units = self._observe(observation, turn)
+        sampling = replace(self._sampling, **overrides)
+        if self._episode.role == "greedy":
+            sampling = replace(sampling, temperature=0.0)
+        call = Call(
+            units=units,
+            sampling=sampling,
+            room=self._rollout.room(units, sampling, self._episode.task),
+            key=address(*self._place, turn),
+            turn=turn,
+            start=len(units.ids),
+            task=self._episode.task,
+            done=asyncio.get_running_loop().create_future(),
+        )
+        self._busy = True
+        try:
+            stop = await self._rollout.submit(call)
+        finally:
+            self._busy = False
+        ids = tuple(units.ids[call.start :])
+        text = self._rollout.policy.decode_text(ids)
+        units.reward.append(0.0)
+        self._episode.turns.append(Turn(text=text, observation=observation, stop=stop))
+        self._episode.stop = stop
+        return Action(value=text, token_ids=ids, logp=tuple(units.logp_old[call.start :]), stop=stop)
+
+    def _observe(self, observation: Observation, turn: int) -> Units:
+        """The segment this turn writes to: extended by appended text, opened anew by a replaced history or an appended image."""
+        policy, encode = self._rollout.policy, self._rollout.encode
+        if not observation.append or not self._units:
+            self._messages, self._images = tuple(observation.messages), tuple(observation.images)
+            self._units.append(Units(encode(self._messages, self._images)))
+            return self._units[-1]
+        said = {"role": "assistant", "content": [{"type": "text", "text": self._episode.text}]}
+        self._messages = (*self._messages, said, *observation.messages)
+        self._images = (*self._images, *observation.images)
+        if observation.images:
+            self._units.append(Units(encode(self._messages, self._images)))
+            return self._units[-1]
+        units = self._units[-1]
+        extra = list(policy.encode_append(observation.messages))
+        if extra and units.ids and extra[0] == units.ids[-1] and extra[0] in policy.eos_ids:
+            extra = extra[1:]  # the policy closed its turn itself
+        units.insert(extra, turn, policy.version)
+        return units
+
+    def reward(self, value: float, truncated: bool = False) -> None:
+        """Book the environment's answer to the last turn."""
+        if not self._units or not self._units[-1].reward:
+            return
+        self._units[-1].reward[-1] += float(value)
+        self._episode.turns[-1] = replace(self._episode.turns[-1], reward=self._units[-1].reward[-1])
+        self._cut = truncated
+
+    def close(self, rewarded: bool) -> None:
+        """Write the segments into the episode."""
+        last = len(self._units) - 1
+        for i, units in enumerate(self._units):
+            if any(units.mask):
+                self._episode.segments.append(units.segment(rewarded, bootstrap=self._cut and i == last))
+        if self._cut and not self._episode.error:
+            self._episode.stop = "cut"
+
+
+class Recorder:
+    """The environment as an episode program sees it: rewards go into the books on the way."""
+
+    def __init__(self, env: Any, actor: Actor):
+        self._env, self._actor = env, actor
+
+    def reset(self, task: Task, seed: int) -> Any:
+        return self._env.reset(task, seed)
+
+    def step(self, action: Action) -> Any:
+        result = self._env.step(action)
+        return self._later(result) if inspect.isawaitable(result) else self._book(result)
+
+    async def _later(self, result: Awaitable[Any]) -> Any:
+        return self._book(await result)
+
+    def _book(self, result: Any) -> Any:
+        _, reward, _, truncated, _ = result
+        self._actor.reward(reward, truncated)
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+
+class Engine:
+    """Batches the pending calls of all live episode programs.
+
+    Args:
+      policy: tokens in, tokens out; see `LanguagePolicy`.
+      program: `async def program(task, policy, env)`.
+      environment: called without arguments for each episode (a class will do); None for one question and one answer.
+      seed: first part of every random address.
+      max_rows: episodes alive at a time. It bounds memory and never changes results beyond float rounding.
+      max_context: longest sequence in tokens, prompt included; None when the policy sets no limit.
+      prefill_tokens: prompt tokens that one prefill may hold, so that many waiting prompts do not become one huge forward.
+    Attributes:
+      counts: episodes, errors, tokens, prefills, prefixes (prefilled), decode_steps since the engine was made.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        program: Program = programs.episode,
+        environment: Callable[[], Environment] | None = None,
+        seed: int = 0,
+        max_rows: int = 64,
+        max_context: int | None = None,
+        prefill_tokens: int = 16384,
+    ):
+        if max_rows < 1:
+            raise ValueError(f"max_rows = {max_rows}; expected at least 1")
+        if environment is not None and not callable(environment):
+            raise TypeError(
+                f"environment = {environment!r}; expected a class or a function that makes one environment per episode, not an environment itself"
+            )
+        self.policy, self.program, self.environment, self.seed = policy, program, environment, seed
+        self.max_rows, self.max_context, self.prefill_tokens = max_rows, max_context, prefill_tokens
+        self.counts: Counter[str] = Counter()
+
+    def rollout(
+        self,
+        tasks: Sequence[Task],
+        group_size: int,
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        context: Context = Context(),  # noqa: B008 - frozen
+        members: Sequence[str] = (),
+        score: Scorer | None = None,
+        on_progress: Progress | None = None,
+        attempt: int = 0,
+    ) -> list[Group]:
+        """`group_size` episodes of each task and one more for each name in `members` ("greedy"), in the order of `tasks`.
+
+        `attempt` is part of the random address: pass 1, 2, ... when a step rolls out again (dynamic sampling), or the same task gives the
+        same episodes. Episodes that failed have stop "error", the reason, and a failed score.
+        """
+        unknown = set(members) - {"greedy"}
+        if unknown:
+            raise ValueError(f"members = {tuple(members)!r}; the engine rolls out 'greedy' only, not {sorted(unknown)}")
+        roles = ["sample"] * group_size + list(members)
+        groups, seen = [], Counter[str]()
+        for task in tasks:
+            name = task.id if not seen[task.id] else f"{task.id}#{seen[task.id]}"
+            seen[task.id] += 1
+            groups.append(Group(task, [Episode(id=f"{context.step}/{name}/{g}", task=task, role=role) for g, role in enumerate(roles)]))
+        rollout = Rollout(self, groups, sampling, context, score, on_progress, attempt)
+        run_anywhere(rollout.drive, rollout.stop)
+        if score is not None:
+            score.finish()
+        return groups
+
+
+class Rollout:
+    """One call of `Engine.rollout`: the queue, the live rows, the driver."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        groups: list[Group],
+        sampling: Sampling,
+        context: Context,
+        score: Scorer | None,
+        on_progress: Progress | None,
+        attempt: int,
+    ):
+        self.engine, self.policy, self.context, self.stop = engine, engine.policy, context, threading.Event()
+        self.groups, self.sampling, self.score, self.on_progress, self.attempt = groups, sampling, score, on_progress, attempt
+        self.pending: list[Call] = []
+        self.rows: list[tuple[Any, list[Call]]] = []  # cohorts with the call of each row
+        self.logits: list[Tensor] = []
+        self.encoded: dict[tuple[int, ...], tuple[Any, Prefix]] = {}
+        self.done = self.tokens = 0
+        self.total = sum(len(g.episodes) for g in groups)
+
+    # -- asked by actors ------------------------------------------------------------------------------------------------------
+
+    def encode(self, messages: tuple[Message, ...], images: tuple[Any, ...]) -> Prefix:
+        """The policy's prefix; members of a group show the very same objects, which are then not hashed again."""
+        key = (id(messages), *(id(m) for m in messages), *(id(image) for image in images))
+        if key not in self.encoded:
+            self.encoded[key] = ((messages, images), self.policy.encode(messages, images))  # kept alive: ids stay unique
+        return self.encoded[key][1]
+
+    def room(self, units: Units, sampling: Sampling, task: Task) -> int:
+        """Tokens that this turn may still sample."""
+        limit = self.engine.max_context
+        if limit is None:
+            return sampling.max_new_tokens
+        used = units.prefix.length + len(units.ids)
+        if used >= limit:
+            raise ContextOverflow(
+                f"task {task.id!r} of source {task.source!r}: the prompt has {used} tokens and the context holds {limit}; "
+                "prompts are never cut: use smaller images, a shorter prompt or a larger max_context"
+            )
+        return min(sampling.max_new_tokens, limit - used)
+
+    async def submit(self, call: Call) -> str:
+        """Queue the call; returns why the turn stopped."""
+        self.pending.append(call)
+        self.wake.set()
+        return await call.done
+
+    # -- the driver -----------------------------------------------------------------------------------------------------------
+
+    async def drive(self) -> None:
+        """Start episodes while there is room, admit their calls, decode one token for all; wait only when nothing can be decoded."""
+        self.wake = asyncio.Event()
+        waiting = list(enumerate(self.groups))[::-1]
+        left = {g: len(group.episodes) for g, group in enumerate(self.groups)}
+        live: dict[asyncio.Task[None], int] = {}
+        queue: list[tuple[int, int]] = []
+        self.report()
+        try:
+            while waiting or queue or live:
+                if self.stop.is_set():
+                    raise Stopped("rollout interrupted")
+                # a group enters as a whole where it fits, so its prefix is prefilled once
+                while waiting and (len(live) + len(queue) + len(waiting[-1][1].episodes) <= self.engine.max_rows or not (live or queue)):
+                    g, group = waiting.pop()
+                    queue.extend((g, e) for e in range(len(group.episodes)))
+                while queue and len(live) < self.engine.max_rows:
+                    g, e = queue.pop(0)
+                    live[asyncio.ensure_future(self.run(g, e))] = g
+                self.wake.clear()
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # a woken program reaches its next act, through one wrapper task if need be
+                for task in [t for t in live if t.done()]:
+                    g = live.pop(task)
+                    task.result()
+                    left[g] -= 1
+                    if left[g] == 0 and self.score is not None:
+                        self.score.submit(self.groups[g])
+                if self.pending:
+                    self.admit()
+                if self.rows:
+                    self.step()
+                elif live and not self.pending and not any(t.done() for t in live):
+                    await self.rest()
+        finally:
+            for task in live:
+                task.cancel()
+            await asyncio.gather(*live, return_exceptions=True)
+
+    async def rest(self) -> None:
+        """Until a program calls, an episode ends, or somebody asks to stop."""
+        while not self.wake.is_set() and not self.stop.is_set():
+            try:
+                await asyncio.wait_for(self.wake.wait(), timeout=0.2)
+            except TimeoutError:
+                continue
+
+    async def run(self, g: int, e: int) -> None:
+        """One episode from start to end; whatever its program or environment raises ends this episode and no other."""
+        group = self.groups[g]
+        episode, engine = group.episodes[e], self.engine
+        name = episode.id.rsplit("/", 1)[0]
+        place = (engine.seed, self.context.step, self.attempt, name, e)
+        actor = Actor(self, episode, self.sampling, address(*place[:-1]) >> (64 - SEED_BITS), place)
+        env: Any = None
+        try:
+            env = (engine.environment or Answer)()
+            await engine.program(group.task, actor, Recorder(env, actor))  # type: ignore[arg-type]
+            if not episode.turns:
+                raise RuntimeError("the episode program ended without a call of policy.act")
+        except Exception as error:
+            episode.stop, episode.error = "error", f"{type(error).__name__}: {error}"
+            episode.score = Score.failed(f"episode ended with an error: {episode.error}")
+            engine.counts["errors"] += 1
+        finally:
+            actor.close(rewarded=engine.environment is not None)
+            if hasattr(env, "close"):
+                env.close()
+            engine.counts["episodes"] += 1
+            self.done += 1
+            self.wake.set()
+            self.report()
+
+    def report(self) -> None:
+        if self.on_progress is not None:
+            self.on_progress(self.done, self.total, self.tokens)
+
+    def admit(self) -> None:
+        """Prefill the queued calls, equal prefixes once, in cohorts of bounded size."""
+        by_prefix: dict[str, list[Call]] = {}
+        for call in self.pending:
+            by_prefix.setdefault(call.units.prefix.key, []).append(call)
+        self.pending = []
+        part: list[list[Call]] = []
+        size = 0
+        for calls in by_prefix.values():
+            cost = calls[0].units.prefix.length + sum(len(c.units.ids) for c in calls)
+            if part and size + cost > self.engine.prefill_tokens:
+                self.prefill(part)
+                part, size = [], 0
+            part.append(calls)
+            size += cost
+        self.prefill(part)
+
+    def prefill(self, part: list[list[Call]]) -> None:
+        rows = [call for calls in part for call in calls]
+        cohort, logits_RV = self.policy.prefill(
+            [calls[0].units.prefix for calls in part], [[list(c.units.ids) for c in calls] for calls in part], max(c.room for c in rows)
+        )
+        self.rows.append((cohort, rows))
+        self.logits.append(logits_RV)
+        self.engine.counts["prefills"] += 1
+        self.engine.counts["prefixes"] += len(part)
+
+    def step(self) -> None:
+        """Sample one token for every row, let finished rows go, decode the others."""
+        token_R = self.draw(torch.cat(self.logits) if len(self.logits) > 1 else self.logits[0], [c for _, rows in self.rows for c in rows])
+        going: list[tuple[Any, list[Call]]] = []
+        tokens: list[Tensor] = []
+        at = 0
+        for cohort, rows in self.rows:
+            mine_R = token_R[at : at + len(rows)]
+            at += len(rows)
+            keep = [r for r, call in enumerate(rows) if not self.finished(call)]
+            if not keep:
+                continue
+            if len(keep) < len(rows):
+                index_R = torch.tensor(keep, device=mine_R.device)
+                cohort.keep(index_R)
+                rows, mine_R = [rows[r] for r in keep], mine_R[index_R]
+            going.append((cohort, rows))
+            tokens.append(mine_R)
+        self.rows = going
+        self.logits = self.policy.decode([cohort for cohort, _ in going], tokens) if going else []
+        self.engine.counts["decode_steps"] += 1
+
+    def draw(self, logits_RV: Tensor, calls: list[Call]) -> Tensor:
+        """One token per row into the books of its segment."""
+        uniform_R = uniforms([c.key for c in calls], [c.n for c in calls])
+        token_R = torch.empty(len(calls), dtype=torch.long, device=logits_RV.device)
+        kinds: dict[Sampling, list[int]] = {}
+        for r, call in enumerate(calls):
+            kinds.setdefault(call.sampling, []).append(r)
+        version = self.policy.version
+        for sampling, rows in kinds.items():
+            whole = len(kinds) == 1
+            index = torch.tensor(rows)
+            held_R = torch.tensor([calls[r].n < sampling.min_new_tokens for r in rows]) if sampling.min_new_tokens else None
+            drawn_R, old_R, behaviour_R = sample(
+                logits_RV if whole else logits_RV[index],
+                uniform_R if whole else uniform_R[index],
+                sampling,
+                self.policy.banned_ids,
+                held_R,
+                self.policy.eos_ids,
+            )
+            token_R[index] = drawn_R
+            for r, token, old, behaviour in zip(rows, drawn_R.tolist(), old_R.tolist(), behaviour_R.tolist(), strict=True):
+                calls[r].units.add(token, old, behaviour, calls[r].turn, version)
+        self.tokens += len(calls)
+        self.engine.counts["tokens"] += len(calls)
+        return token_R
+
+    def finished(self, call: Call) -> bool:
+        """Whether the turn is complete after its newest token; if so, its program is woken."""
+        stop = ""
+        if call.units.ids[-1] in self.policy.eos_ids:
+            stop = "eos"
+        elif call.sampling.stop and self.said_stop(call):
+            stop = "stop"
+        elif call.n >= call.room:
+            stop = "length"
+        if stop and not call.done.done():
+            call.done.set_result(stop)
+        return bool(stop)
+
+    def said_stop(self, call: Call) -> bool:
+        """Only the tail can hold a new stop string: a token is at least one byte, so it spans at most its length in bytes in tokens."""
+        tail = max(len(s.encode()) for s in call.sampling.stop) + STOP_TAIL
+        text = self.policy.decode_text(call.units.ids[max(call.start, len(call.units.ids) - tail) :], skip_special=False)
+        return any(s in text for s in call.sampling.stop)
+
+
+def run_anywhere(work: Callable[[], Any], stop: threading.Event) -> None:
+    """Run a coroutine to its end, in a thread of its own where this one already runs an event loop (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work())
+        return
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        future = pool.submit(contextvars.copy_context().run, asyncio.run, work())
+        try:
+            future.result()
+        except BaseException:
+            stop.set()
+            raise

@@ -1,0 +1,166 @@
+"""Drawing tokens: two log-probabilities for each, and randomness that is addressed instead of streamed.
+
+The uniform number behind a token depends on its address (seed, step, task, episode, turn, token) and on nothing else, so an episode is the
+same whatever it was batched with and however often the run was interrupted. An address is hashed once per turn to a 64-bit key; token i of
+that turn uses the i-th output of the SplitMix64 generator (Steele, Lea & Flood, 2014) seeded with that key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+BLOCK = 512  # vocabulary entries per partial sum of the inverse CDF
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How actions are drawn.
+
+    Attributes:
+      temperature: divides the logits; 0 is greedy.
+      top_p: smallest set of most likely tokens whose probability reaches this; 1 keeps all.
+      top_k: number of most likely tokens kept; 0 keeps all.
+      max_new_tokens: limit per turn.
+      stop: a turn ends as soon as its text contains one of these; the tokens that completed the string stay in the turn.
+      min_new_tokens: no end-of-sequence token before this many tokens.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_new_tokens: int = 64
+    stop: tuple[str, ...] = ()
+    min_new_tokens: int = 0
+
+    def __post_init__(self):
+        if self.temperature < 0:
+            raise ValueError(f"temperature = {self.temperature}; expected 0 (greedy) or more")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p = {self.top_p}; expected 0 < top_p <= 1")
+        if self.top_k < 0 or self.min_new_tokens < 0 or self.max_new_tokens < 1:
+            raise ValueError(
+                f"top_k = {self.top_k}, min_new_tokens = {self.min_new_tokens}, max_new_tokens = {self.max_new_tokens}; "
+                "expected top_k >= 0, min_new_tokens >= 0 and max_new_tokens >= 1"
+            )
+        if isinstance(self.stop, str) or any(not s for s in self.stop):
+            raise ValueError(f"stop = {self.stop!r}; expected a tuple of non-empty strings")
+
+
+def address(*parts: int | str) -> int:
+    """The 64-bit key of an address such as (seed, step, task id, episode, turn). Parts are length-prefixed, so ("a", "bc") != ("ab", "c")."""
+    h = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        raw = repr(part).encode()
+        h.update(len(raw).to_bytes(4, "little") + raw)
+    return int.from_bytes(h.digest(), "little")
+
+
+def uniforms(key_R: Sequence[int] | np.ndarray, token_R: Sequence[int] | np.ndarray) -> Tensor:
+    """(R,) float64 in [0, 1): output number `token_R` of the SplitMix64 generators seeded with `key_R`."""
+    key, token = np.asarray(key_R, dtype=np.uint64), np.asarray(token_R, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        z = key + (token + np.uint64(1)) * GOLDEN
+        z = (z ^ (z >> np.uint64(30))) * MIX_1
+        z = (z ^ (z >> np.uint64(27))) * MIX_2
+        z = z ^ (z >> np.uint64(31))
+    return torch.from_numpy((z >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+
+
+@torch.no_grad()
+def sample(
+    logits_RV: Tensor,
+    uniform_R: Tensor,
+    sampling: Sampling,
+    banned: Sequence[int] = (),
+    held_R: Tensor | None = None,
+    held: Sequence[int] = (),
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One token per row by inverse CDF.
+
+    Args:
+      logits_RV: raw logits.
+      uniform_R: float64 in [0, 1).
+      banned: ids that can never be drawn and carry no probability, in training neither (image placeholders).
+      held_R, held: rows (bool) in which the ids `held` cannot be drawn now (the end of sequence before `min_new_tokens`); unlike banned ids
+        they keep their probability in `logp_old`, because the trainer's softmax contains them.
+    Returns:
+      token_R (long), logp_old_R: log softmax(logits without banned ids / temperature) at the token, logp_behaviour_R: its log-probability
+      after holding, top-k and top-p. Greedy rows: `logp_old` at temperature 1, `logp_behaviour` 0.
+    """
+    x_RV = logits_RV.float()
+    if sampling.temperature not in (0.0, 1.0):
+        x_RV = x_RV / sampling.temperature
+    elif banned and x_RV.data_ptr() == logits_RV.data_ptr():
+        x_RV = x_RV.clone()
+    if banned:
+        x_RV[:, list(banned)] = -torch.inf
+    max_R = x_RV.amax(1)
+    if not torch.isfinite(max_R).all():
+        row = int((~torch.isfinite(max_R)).nonzero()[0])
+        raise FloatingPointError(
+            f"row {row} of the logits has maximum {max_R[row].item()}; expected finite logits: the weights may have diverged"
+        )
+    weight_RV = torch.exp(x_RV - max_R[:, None])  # unnormalised probabilities, the largest is 1
+    total_R = block_sums(weight_RV).sum(1)
+    logz_R = max_R.double() + total_R.log()
+
+    open_RV = weight_RV
+    if held and held_R is not None and bool(held_R.any()):
+        open_RV = weight_RV.clone()
+        open_RV[held_R.to(open_RV.device).nonzero()[:, 0, None], torch.tensor(list(held), device=open_RV.device)] = 0.0
+    if sampling.temperature == 0:
+        token_R = open_RV.argmax(1)
+        return token_R, (x_RV.gather(1, token_R[:, None])[:, 0] - logz_R).float(), torch.zeros_like(max_R)
+    if sampling.top_k or sampling.top_p < 1:
+        open_RV = truncate(open_RV, sampling.top_k, sampling.top_p)
+    token_R, kept_R = inverse_cdf(open_RV, uniform_R.to(open_RV.device))
+    x_R = x_RV.gather(1, token_R[:, None])[:, 0].double()
+    return token_R, (x_R - logz_R).float(), (x_R - max_R - kept_R.log()).float()
+
+
+def block_sums(weight_RV: Tensor) -> Tensor:
+    """(R, V) -> (R, ceil(V / BLOCK)) float64 sums of consecutive blocks."""
+    R, V = weight_RV.shape
+    pad = -V % BLOCK
+    padded = torch.nn.functional.pad(weight_RV, (0, pad)) if pad else weight_RV
+    return padded.view(R, -1, BLOCK).sum(2, dtype=torch.float64)
+
+
+def inverse_cdf(weight_RV: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
+    """The token whose share of the row's total weight covers `uniform_R`, and that total in float64.
+
+    Two levels, first the block and then the token inside it: a float64 cumulative sum over 150,000 entries is paid only for V / BLOCK + BLOCK.
+    """
+    R, V = weight_RV.shape
+    cumulative_RN = block_sums(weight_RV).cumsum(1)
+    total_R = cumulative_RN[:, -1]
+    target_R = uniform_R * total_R
+    n_R = torch.searchsorted(cumulative_RN, target_R[:, None], right=True)[:, 0].clamp(max=cumulative_RN.shape[1] - 1)
+    before_R = torch.where(n_R > 0, cumulative_RN.gather(1, (n_R - 1).clamp(min=0)[:, None])[:, 0], 0.0)
+    index_RJ = n_R[:, None] * BLOCK + torch.arange(BLOCK, device=weight_RV.device)
+    inside_RJ = weight_RV.gather(1, index_RJ.clamp(max=V - 1)).double() * (index_RJ < V)
+    j_R = torch.searchsorted(inside_RJ.cumsum(1), (target_R - before_R)[:, None], right=True)[:, 0]
+    # rounding can point past the last positive weight of the block: take that one
+    last_R = BLOCK - 1 - (inside_RJ > 0).int().flip(1).argmax(1)
+    return n_R * BLOCK + torch.minimum(j_R, last_R), total_R
+
+
+def truncate(weight_RV: Tensor, top_k: int, top_p: float) -> Tensor:
+    """Zero all but the `top_k` largest weights and then all but the smallest head that holds `top_p` of what is left (ties by id)."""
+    V = weight_RV.shape[1]
+    sorted_RV, id_RV = weight_RV.sort(dim=1, descending=True, stable=True)
+    if top_k and top_k < V:
+        sorted_RV, id_RV = sorted_RV[:, :top_k], id_RV[:, :top_k]
+    if top_p < 1:
+        cumulative_RV = sorted_RV.double().cumsum(1)
+        before_RV = cumulative_RV - sorted_RV.double()
+        sorted_RV = sorted_RV * (before_RV < top_p * cumulative_RV[:, -1:])
+    return torch.zeros_like(weight_RV).scatter(1, id_RV, sorted_RV)
