@@ -1,9 +1,9 @@
 """The local rollout engine: all live episode programs share one continuously batched decoder.
 
-Every program is a coroutine. Its `policy.act(...)` puts a call into the engine's queue and waits; the driver admits queued calls (one prefill
-for all of them, equal prefixes once), decodes one token for every row of every cohort, and wakes a program when its turn is complete. Rows
-leave as soon as they end and new ones enter between two tokens. What was sampled is what is stored: text is decoded for people and
-environments only.
+Every program is a coroutine. Its `policy.act(...)` puts a call into the engine's queue and waits; the driver admits queued calls (one
+prefill for all of them, equal prefixes once), decodes one token for every row of every cohort, and wakes a program when its turn is
+complete. Rows leave as soon as they end and new ones enter between two tokens. What was sampled is what is stored: text is decoded for
+people and environments only.
 
 Left out: key/value reuse between the turns of an episode; a later turn prefills its prefix and its own history again.
 """
@@ -275,7 +275,7 @@ class Engine:
             raise ValueError(f"max_rows = {max_rows}; expected at least 1")
         if environment is not None and not callable(environment):
             raise TypeError(
-                f"environment = {environment!r}; expected a class or a function that makes one environment per episode, not an environment itself"
+                f"environment = {environment!r}; expected a class or function that makes one environment per episode, not an environment itself"
             )
         self.policy, self.program, self.environment, self.seed = policy, program, environment, seed
         self.max_rows, self.max_context, self.prefill_tokens = max_rows, max_context, prefill_tokens

@@ -1,7 +1,7 @@
 """Episode programs: short coroutines that say how a policy and an environment talk.
 
-A program awaits `policy.act(observation, **overrides)` and steps the environment; the engine records tokens, turns and rewards on the way and
-batches the calls of all live programs. Write your own in the same form: two passes, a tool, a game.
+A program awaits `policy.act(observation, **overrides)` and steps the environment; the engine records tokens, turns and rewards on the way
+and batches the calls of all live programs. Write your own in the same form: two passes, a tool, a game.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class Sampling:
 
 
 def address(*parts: int | str) -> int:
-    """The 64-bit key of an address such as (seed, step, task id, episode, turn). Parts are length-prefixed, so ("a", "bc") != ("ab", "c")."""
+    """The 64-bit key of an address such as (seed, step, task id, episode, turn); parts are length-prefixed: ("a", "bc") != ("ab", "c")."""
     h = hashlib.blake2b(digest_size=8)
     for part in parts:
         raw = repr(part).encode()
@@ -137,9 +137,9 @@ def block_sums(weight_RV: Tensor) -> Tensor:
 def inverse_cdf(weight_RV: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
     """The token whose share of the row's total weight covers `uniform_R`, and that total in float64.
 
-    Two levels, first the block and then the token inside it: a float64 cumulative sum over 150,000 entries is paid only for V / BLOCK + BLOCK.
+    Two levels, first the block and then the token inside it: of 150,000 entries, only V / BLOCK + BLOCK need a float64 cumulative sum.
     """
-    R, V = weight_RV.shape
+    V = weight_RV.shape[1]
     cumulative_RN = block_sums(weight_RV).cumsum(1)
     total_R = cumulative_RN[:, -1]
     target_R = uniform_R * total_R
