@@ -29,13 +29,17 @@ class Needs:
       before: computed once without gradient before `credit`, stored in `batch.stored`.
       loss: computed with gradient for every micro-batch.
       members: extra group members to roll out: "greedy" (ReMax) or "gold".
+      data: "rollout", or what the offline loop reads: "responses" (SFT) or "pairs" (DPO).
       unit: "row", or "group" when the loss couples the rows of a group, which then never straddle micro-batches.
+      min_scored: fewest scored members a group must have to train on; 2 where the baseline is the group itself.
     """
 
     before: frozenset[str] = frozenset()
     loss: frozenset[str] = frozenset({"logp"})
     members: tuple[str, ...] = ()
+    data: str = "rollout"
     unit: str = "row"
+    min_scored: int = 1
 
 
 class Streams(Mapping[str, Tensor]):
@@ -58,6 +62,9 @@ class Streams(Mapping[str, Tensor]):
 
     def rows(self, index: Tensor) -> Streams:
         return Streams({k: v[index] for k, v in self._tensors.items()}, self._phase)
+
+    def adding(self, **tensors: Tensor) -> Streams:
+        return Streams({**self._tensors, **tensors}, self._phase)
 
 
 @dataclass(frozen=True)
@@ -129,6 +136,14 @@ class Batch:
         """(B, K) -> (B, T): each turn's environment reward placed on the last chosen unit of that turn."""
         return to_units(self.reward_BK, self.turn_BT, self.mask_BT)
 
+    def store(self, **streams_BT: Tensor) -> None:
+        """Keep further streams beside the stored ones, for the loss (PPO's value targets)."""
+        self.stored = self.stored.adding(**streams_BT)
+
+    def drop(self, rows_B: Tensor) -> None:
+        """Clear the mask of some rows, so that they leave the loss and its totals."""
+        self.mask_BT = self.mask_BT * (~rows_B)[:, None]
+
     def rows(self, index: Tensor) -> Batch:
         """The batch restricted to some rows; T is trimmed to the longest of them. Tables and totals stay whole."""
         T = max(1, int(self.length_B[index].max())) if len(index) else 1
@@ -190,7 +205,7 @@ def to_units(x_BK: Tensor, turn_BT: Tensor, mask_BT: Tensor) -> Tensor:
     if x_BK.shape[1] == 0:
         return out_BT
     T = mask_BT.shape[1]
-    position_BT = torch.arange(1, T + 1).expand_as(mask_BT) * (mask_BT > 0)
+    position_BT = torch.arange(1, T + 1, device=mask_BT.device).expand_as(mask_BT) * (mask_BT > 0)
     for k in range(x_BK.shape[1]):
         last_B, at_B = (position_BT * (turn_BT == k)).max(1)
         has = last_B > 0
@@ -199,14 +214,18 @@ def to_units(x_BK: Tensor, turn_BT: Tensor, mask_BT: Tensor) -> Tensor:
 
 
 def collate(groups: Sequence[Group], context: Context | None = None, dtype: torch.dtype = torch.float32) -> Batch:
-    """Groups of scored episodes -> one batch. Episodes of role "greedy" enter the tables but give no rows.
+    """Groups of scored episodes -> one batch. Baselines ("greedy") and episodes whose scoring failed enter the tables but give no rows.
 
     Turn indices are made relative to the segment, so `turn_BT` indexes `reward_BK` directly.
     """
     episodes = [(g, e) for g, group in enumerate(groups) for e in group.episodes]
-    rows: list[tuple[int, Segment]] = [(i, s) for i, (_, e) in enumerate(episodes) if e.role in TRAINED_ROLES for s in e.segments if len(s)]
+    trains = [e.role in TRAINED_ROLES and (e.score is None or e.score.ok) for _, e in episodes]
+    rows: list[tuple[int, Segment]] = [(i, s) for i, (_, e) in enumerate(episodes) if trains[i] for s in e.segments if len(s)]
     if not rows:
-        raise ValueError("nothing to collate: no episode has a trained segment; expected at least one action unit")
+        raise ValueError(
+            f"nothing to collate: none of {len(episodes)} episodes in {len(groups)} groups has a segment to train on; expected at least "
+            f"one episode of role {', '.join(TRAINED_ROLES)} that has an action unit and whose scoring did not fail"
+        )
     segments = [s for _, s in rows]
     T, K = max(len(s) for s in segments), max((len(s.reward) for s in segments), default=0)
 
@@ -235,8 +254,16 @@ def collate(groups: Sequence[Group], context: Context | None = None, dtype: torc
         reward_BK[b, : len(s.reward)] = torch.as_tensor(s.reward, dtype=dtype)
     names = sorted({k for _, e in episodes if e.score for k in e.score.parts})
     scores = [e.score for _, e in episodes]
-    extras = {k: stream(lambda s, k=k: s.extras[k]) for k in segments[0].extras if not k.startswith("next_")}
-    extras |= {k: torch.stack([s.extras[k] for s in segments]) for k in segments[0].extras if k.startswith("next_")}
+    extras = {}
+    for name in sorted({k for s in segments for k in s.extras}):
+        have = [s.extras[name] for s in segments if name in s.extras]
+        if name.startswith("next_"):  # only rows that were cut carry one
+            extras[name] = torch.stack([s.extras.get(name, torch.zeros_like(have[0])) for s in segments])
+        elif len(have) == len(segments):
+            extras[name] = stream(lambda s, name=name: s.extras[name])
+        else:
+            missing = next(episodes[i][1].id for i, s in rows if name not in s.extras)
+            raise ValueError(f"extra {name!r} is on {len(have)} of {len(segments)} segments; expected on all, missing in {missing!r}")
     return Batch(
         actions_BT=stream(lambda s: s.actions),
         mask_BT=stream(lambda s: s.mask, dtype),
@@ -269,8 +296,10 @@ def collate(groups: Sequence[Group], context: Context | None = None, dtype: torc
 class Method(Protocol):
     """What is learned from the episodes? A frozen dataclass of hyperparameters with two functions.
 
-    `credit(batch)` returns adv_BT without gradient, given `batch.stored` (needs.before). `loss(out, batch)` returns a scalar that is a SUM
-    over the micro-batch's rows given `batch.totals`, and metrics with the same property (they are added over micro-batches).
+    `credit(batch)` sees a whole rollout once, with `batch.stored` (needs.before), and returns adv_BT without gradient. It may `batch.drop`
+    rows that shall not train and `batch.store` streams that the loss will read, so totals are counted after it. `loss(out, batch)` returns
+    a scalar that is a SUM over the micro-batch's rows given `batch.totals`, and metrics with the same property (they are added over
+    micro-batches).
     """
 
     @property
@@ -290,3 +319,20 @@ class Learner(Protocol):
     def evaluate(self, batch: Batch, want: frozenset[str], variant: str = "policy") -> dict[str, Tensor]:
         """Streams (B, T) named in `want`: "logp", "entropy", "value" ("next_value" is (B,)), under "policy", "reference" or "masked"."""
         ...
+
+
+def evaluate(learner: Learner, batch: Batch, names: frozenset[str], phase: str = "loss") -> Streams:
+    """The streams called `names` in `Needs`, with one evaluation per variant.
+
+    "next_value", the value after the last unit of a row, is left out unless some row was cut.
+    """
+    by_variant: dict[str, set[str]] = {}
+    for full in names:
+        variant, _, name = full.rpartition("/")
+        if name != "next_value" or bool(batch.bootstrap_B.any()):
+            by_variant.setdefault(variant or "policy", set()).add(name)
+    found: dict[str, Tensor] = {}
+    for variant in sorted(by_variant):
+        streams = learner.evaluate(batch, frozenset(by_variant[variant]), variant)
+        found |= {(k if variant == "policy" else f"{variant}/{k}"): streams[k] for k in by_variant[variant]}
+    return Streams(found, phase)

@@ -1,0 +1,229 @@
+"""The Python front door: `train`, `evaluate`, `load_policy`. The command line calls these and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fovea.recipe import Recipe
+from fovea.trainer import checkpoint as ckpt
+from fovea.trainer.evaluation import Evaluation
+from fovea.trainer.evaluation import evaluate as run_evaluation
+from fovea.trainer.offline import Offline
+from fovea.trainer.on_policy import OnPolicy
+from fovea.trainer.session import OnStep, Session
+from fovea.types import Task
+
+if TYPE_CHECKING:
+    from fovea.policies.hf_vlm import HFVLM
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+      path: the run folder.
+      policy: the trained policy, ready for `predict`.
+      metrics: one flat dict per step.
+      before, after: held-out accuracy (mean over sources) at the start and at the end; NaN without evaluation.
+      train_seconds: wall time of rollouts and updates, evaluation and logging excluded.
+    """
+
+    path: Path
+    policy: HFVLM
+    metrics: list[dict[str, float]]
+    before: float
+    after: float
+    train_seconds: float
+
+
+def load_policy(model: str | Path = "tiny", **options: Any) -> HFVLM:
+    """A language policy from "tiny", a checkpoint folder, or a run folder (its last checkpoint). Options as in `HFVLM.load`."""
+    from fovea.policies.hf_vlm import HFVLM
+
+    folder = Path(model)
+    if (folder / "checkpoints").is_dir():
+        last = ckpt.latest(folder / "checkpoints")
+        if last is None:
+            raise FileNotFoundError(f"{folder}/checkpoints: no complete checkpoint; expected at least one step-NNNNNN folder")
+        return HFVLM.load(last.model, **options)
+    if (folder / ckpt.STATE).is_file():
+        return HFVLM.load(ckpt.read(folder).model, **options)
+    return HFVLM.load(model, **options)
+
+
+def train(
+    recipe: str | Recipe = "grpo",
+    *,
+    out: str | Path | None = None,
+    resume: str = "auto",
+    on_step: OnStep | None = None,
+    quiet: bool = False,
+    **changes: Any,
+) -> Run:
+    """Run a recipe and return the result; works in scripts, tests and notebooks.
+
+    Args:
+      recipe: name in `fovea.recipes`, or a Recipe.
+      out: run folder; default ``runs/<name>-<seed>``. If it holds an unfinished run of the same recipe, that run goes on.
+      resume: "auto" continues what is in `out`, "never" refuses a folder that holds a run.
+      on_step: called with (step, metrics) after every step; returning True ends the run.
+      quiet: no console output.
+      changes: fields of the recipe, nested ones as ``method__beta=0.04``.
+    Raises:
+      ValueError: unknown field or impossible value, named.
+      TrainingDiverged, CheckpointError, NothingToTrain, TooManyUnscored: see their messages.
+    """
+    recipe = resolve(recipe, **changes)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    from fovea.report.console import Console
+    from fovea.report.run import RunFolder
+
+    path = Path(out) if out is not None else Path("runs") / f"{recipe.name}-{recipe.seed}"
+    last = ckpt.latest(path / "checkpoints") if resume == "auto" else None
+    if resume == "never" and (path / "checkpoints").exists():
+        raise FileExistsError(f"{path} already holds a run; expected a new folder with resume='never'")
+
+    policy = build_policy(recipe, model=last.model if last else None)
+    source, heldout = build_sources(recipe)
+    with RunFolder(path, rollout_every=recipe.log_every) as folder, build_scorer(recipe) as scorer:
+        folder.describe(recipe.to_json())
+        engine = build_engine(recipe, policy)
+        collector = build_collector(recipe, policy, source, engine, scorer)
+        console: Any = Console(recipe, recipe.steps, quiet=quiet)
+        tasks = heldout_tasks(heldout, recipe.eval_tasks)
+
+        def assess() -> tuple[dict[str, float], list[Any]]:
+            result = run_evaluation(
+                engine,
+                tasks,
+                scorer,
+                sampling=recipe.sampling,
+                temperature=recipe.eval_temperature,
+                on_progress=lambda done, total, *_: console.phase("evaluate", done, total),
+            )
+            return result.metrics(), result.groups
+
+        session = Session(recipe, policy, collector, folder, console, assess if tasks else None, on_step)
+        if last is not None:
+            session.restore(last)
+        with console:
+            try:
+                state = session.run()
+            finally:
+                with contextlib.suppress(OSError):
+                    folder.write_report()
+        rows = folder.read_metrics()
+    scores = [r["eval/accuracy"] for r in rows if "eval/accuracy" in r]
+    nan = float("nan")
+    return Run(path, policy, rows, scores[0] if scores else nan, scores[-1] if scores else nan, state.train_seconds)
+
+
+def evaluate(
+    model: str | Path | HFVLM = "tiny",
+    data: Any = "worlds",
+    *,
+    tasks: int = 1000,
+    temperature: float = 0.0,
+    samples: int = 1,
+    **changes: Any,
+) -> Evaluation:
+    """Accuracy per source of a policy on held-out tasks.
+
+    Args:
+      model: as in `load_policy`, or a policy.
+      data: as `Recipe.data`, or a whole Recipe whose data, reward, environment and sampling are used.
+      tasks: held-out tasks (fewer when the source is smaller).
+      temperature: 0 is greedy.
+      samples: answers per task.
+      changes: recipe fields.
+    """
+    recipe = resolve(data, **changes) if isinstance(data, Recipe) else resolve("grpo", data=data, **changes)
+    policy = load_policy(model) if isinstance(model, (str, Path)) else model
+    _, heldout = build_sources(recipe)
+    with build_scorer(recipe) as scorer:
+        engine = build_engine(recipe, policy)
+        items = heldout_tasks(heldout, tasks)
+        return run_evaluation(engine, items, scorer, sampling=recipe.sampling, temperature=temperature, samples=samples)
+
+
+# -- assembling a run from its recipe -------------------------------------------------------------------------------------------
+
+
+def resolve(recipe: str | Recipe, **changes: Any) -> Recipe:
+    """A recipe by name, with changes applied; ``method="dapo"`` takes that method's defaults."""
+    from fovea import methods, recipes
+
+    base = recipes.get(recipe) if isinstance(recipe, str) else recipe
+    if isinstance(changes.get("method"), str):
+        changes["method"] = methods.get(changes["method"])()
+    return base.replace(**changes)
+
+
+def build_policy(recipe: Recipe, model: Path | None = None) -> HFVLM:
+    policy = load_policy(
+        model or recipe.model,
+        dtype=recipe.dtype,
+        device=recipe.device,
+        freeze=recipe.freeze,
+        gradient_checkpointing=recipe.gradient_checkpointing,
+        value_head=any(n.endswith("value") for n in recipe.method.needs.loss),
+    )
+    policy.temperature = recipe.sampling.temperature or 1.0
+    if any(n.startswith("reference/") for n in recipe.method.needs.before | recipe.method.needs.loss):
+        if model is None:
+            policy.set_reference()
+        else:
+            policy.set_reference(build_policy(recipe))
+    return policy
+
+
+def build_sources(recipe: Recipe) -> tuple[Any, Any]:
+    """(training source, held-out source)."""
+    from fovea import tasks
+
+    return tasks.pair(recipe.data, recipe.heldout, seed=recipe.seed, on_bad_row=recipe.on_bad_row)
+
+
+def heldout_tasks(source: Any, count: int) -> list[Task]:
+    if count <= 0 or source is None:
+        return []
+    return [source[i] for i in range(min(count, len(source)) if hasattr(source, "__len__") else count)]
+
+
+def build_scorer(recipe: Recipe) -> Any:
+    from fovea.verifiers import Scorer
+
+    return Scorer(override=load_part(recipe.reward), timeout_s=recipe.verifier_timeout_s, max_unscored=recipe.max_unscored)
+
+
+def build_engine(recipe: Recipe, policy: HFVLM) -> Any:
+    from fovea.rollout.engine import Engine
+
+    parts = {k: load_part(v) for k, v in (("program", recipe.program), ("environment", recipe.environment)) if v is not None}
+    return Engine(policy, seed=recipe.seed, **parts)
+
+
+def build_collector(recipe: Recipe, policy: HFVLM, source: Any, engine: Any, scorer: Any) -> OnPolicy | Offline:
+    from fovea.tasks.gates import DynamicSampling
+    from fovea.tasks.samplers import Shuffled
+
+    sampler = Shuffled(source, seed=recipe.seed)
+    if recipe.method.needs.data != "rollout":
+        return Offline(recipe, policy, sampler, pairs=recipe.method.needs.data == "pairs")
+    return OnPolicy(recipe, engine, sampler, scorer, DynamicSampling() if recipe.dynamic_sampling else None)
+
+
+def load_part(part: Any) -> Any:
+    """ "file.py:name" becomes the object it names; anything else is returned as it is."""
+    if isinstance(part, str) and ".py:" in part:
+        from fovea.checks import load_object
+
+        return load_object(part)
+    return part

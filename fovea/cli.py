@@ -1,0 +1,295 @@
+"""The command line. Each command imports what it needs, so that ``fovea --help`` is instant."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any
+
+USAGE = """\
+fovea: reinforcement learning of models that see
+
+  fovea train [RECIPE] [--FIELD VALUE ...]   train; without a recipe: the tiny vision-language model that ships with the package
+  fovea eval MODEL [--data ...]              accuracy per source, with confidence intervals
+  fovea generate MODEL --image F --text T    one answer
+  fovea list [recipes|methods|verifiers|tasks]   what there is  [--json]
+  fovea check FILE.py:NAME                   contract checks for your own verifier, environment, source, method, policy
+  fovea bench step [--vs trl] [--json]       speed and memory of one training step
+  fovea doctor [--json]                      what is installed, what is missing, what brings it
+
+Run `fovea COMMAND --help` for its options."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0 fine, 1 the run failed, 2 wrong usage, 130 interrupted."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if args[0] == "--version":
+        from fovea import __version__
+
+        print(__version__)
+        return 0
+    name, rest = args[0], args[1:]
+    if name not in COMMANDS:
+        print(f"fovea: no command {name!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        return COMMANDS[name](rest) or 0
+    except KeyboardInterrupt as e:
+        print(f"\n{e}" if str(e) else "\ninterrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception as e:
+        return _explain(e)
+
+
+def _explain(e: Exception) -> int:
+    """Errors that a user can mend are printed as one message; anything else keeps its traceback."""
+    if _out_of_memory(e):
+        print(
+            f"fovea: out of memory ({e}).\n  Lower --micro-batch first (results stay the same), then --tasks-per-step or "
+            "--sampling.max-new-tokens; --gradient-checkpointing true trades time for memory; --freeze tower needs less.",
+            file=sys.stderr,
+        )
+        return 1
+    own = type(e).__module__.startswith("fovea.")
+    if own or isinstance(e, (ValueError, FileNotFoundError, FileExistsError, ImportError, PermissionError)):
+        print(f"fovea: {e}", file=sys.stderr)
+        return 1
+    raise e
+
+
+def _out_of_memory(e: Exception) -> bool:
+    return isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(e)
+
+
+# -- commands -------------------------------------------------------------------------------------------------------------------
+
+
+def train(args: list[str]) -> int:
+    parser = _parser("train", "Train a recipe. Every field of the recipe is an option; see `fovea train --help`.", fields=True)
+    parser.add_argument("recipe", nargs="?", default="grpo", help="name of a recipe (fovea list recipes)")
+    parser.add_argument("--out", help="run folder; default runs/<name>-<seed>. A run that is there goes on")
+    parser.add_argument("--resume", default="auto", choices=("auto", "never"), help="auto continues what is in --out")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe, batch arithmetic and memory estimate, then stop")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    options, changes = parser.parse_known_args(args)
+    if options.dry_run:
+        from fovea.plan import plan
+
+        print(plan(resolve(options.recipe, changes)))
+        return 0
+    from fovea import api
+
+    run = api.train(resolve(options.recipe, changes), out=options.out, resume=options.resume, quiet=options.quiet)
+    print(f"run folder: {run.path}   report: {run.path / 'report.html'}")
+    if run.before == run.before:
+        print(f"main job: held-out accuracy {run.before:.3f} -> {run.after:.3f} in {run.train_seconds:.0f} s")
+    return 0
+
+
+def evaluate(args: list[str]) -> int:
+    parser = _parser("eval", "Accuracy per source of a checkpoint, with 95 % intervals.", fields=True)
+    parser.add_argument("model", help='"tiny", a checkpoint folder or a run folder')
+    parser.add_argument("--tasks", type=int, default=1000, help="held-out tasks (default 1000)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument("--samples", type=int, default=1, help="answers per task")
+    parser.add_argument("--json", action="store_true")
+    options, changes = parser.parse_known_args(args)
+    from fovea import api
+    from fovea.report.metrics import interval
+
+    recipe = resolve("grpo", changes)
+    result = api.evaluate(options.model, recipe, tasks=options.tasks, temperature=options.temperature, samples=options.samples)
+    rows = {s: (a, *interval(result.correct[s], result.count[s])) for s, a in result.accuracy.items()}
+    if options.json:
+        sources = {s: {"accuracy": a, "low": lo, "high": hi, "count": result.count[s]} for s, (a, lo, hi) in rows.items()}
+        print(json.dumps({"accuracy": result.mean, "unscored": result.unscored, "sources": sources}))
+        return 0
+    width = max(map(len, rows), default=6)
+    for s, (a, lo, hi) in rows.items():
+        print(f"{s:{width}}  {a:.3f}  [{lo:.3f}, {hi:.3f}]  n={result.count[s]}")
+    print(f"{'mean':{width}}  {result.mean:.3f}" + (f"   ({result.unscored} could not be scored)" if result.unscored else ""))
+    return 0
+
+
+def generate(args: list[str]) -> int:
+    parser = _parser("generate", "Ask a checkpoint about one or several images.")
+    parser.add_argument("model", help='"tiny", a checkpoint folder or a run folder')
+    parser.add_argument("--image", action="append", default=[], help="image file; repeat for several")
+    parser.add_argument("--text", required=True)
+    parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    options = parser.parse_args(args)
+    from PIL import Image
+
+    from fovea import api
+
+    policy = api.load_policy(options.model)
+    images = [Image.open(f).convert("RGB") for f in options.image]
+    print(policy.predict(images, options.text, max_new_tokens=options.max_new_tokens, temperature=options.temperature))
+    return 0
+
+
+def listing(args: list[str]) -> int:
+    from fovea.registry import KINDS, registry
+
+    parser = _parser("list", "What there is.")
+    parser.add_argument("kind", nargs="?", choices=KINDS, default="recipes")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(args)
+    rows = registry(options.kind)
+    if options.json:
+        print(json.dumps(rows))
+        return 0
+    width = max(len(r["name"]) for r in rows)
+    for r in rows:
+        print(f"{r['name']:{width}}  {r['summary']}")
+    return 0
+
+
+def check(args: list[str]) -> int:
+    parser = _parser("check", "Contract checks for your own part.")
+    parser.add_argument("object", help="FILE.py:NAME")
+    options = parser.parse_args(args)
+    from fovea import checks
+
+    for line in checks.check(checks.load_object(options.object)):
+        print(line)
+    print(f"{options.object}: all rules hold")
+    return 0
+
+
+def bench(args: list[str]) -> int:
+    from fovea.bench import main as bench_main
+
+    return bench_main(args)
+
+
+def doctor(args: list[str]) -> int:
+    from fovea.doctor import examine, render
+
+    parser = _parser("doctor", "What is installed, what is missing, what brings it.")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(args)
+    found = examine()
+    print(json.dumps(found) if options.json else render(found))
+    return 0 if found["ok"] else 1
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": train,
+    "eval": evaluate,
+    "generate": generate,
+    "list": listing,
+    "check": check,
+    "bench": bench,
+    "doctor": doctor,
+}
+
+
+# -- recipe fields as options ---------------------------------------------------------------------------------------------------
+
+
+def resolve(name: str, options: Sequence[str]) -> Any:
+    """A recipe by name with ``--field value`` options applied.
+
+    Raises:
+      ValueError: an unknown option (with the nearest), a missing or unreadable value.
+    """
+    from fovea import api, methods
+
+    changes = dict(_pairs(options))
+    if "method" in changes:
+        changes["method"] = methods.get(changes["method"])()
+    recipe = api.resolve(name, **({"method": changes.pop("method")} if "method" in changes else {}))
+    typed = {}
+    for key, text in changes.items():
+        outer, _, inner = key.partition("__")
+        owner = getattr(recipe, outer, None) if inner else recipe
+        hints = typing.get_type_hints(type(owner)) if owner is not None else {}
+        typed[key] = _convert(text, hints.get(inner or outer, str), key)
+    return recipe.replace(**typed)
+
+
+def _pairs(options: Sequence[str]) -> list[tuple[str, str]]:
+    out, i = [], 0
+    while i < len(options):
+        option = options[i]
+        if not option.startswith("--"):
+            raise ValueError(f"unexpected argument {option!r}; fields are set with --field value")
+        key, eq, value = option[2:].partition("=")
+        if not eq:
+            i += 1
+            if i == len(options):
+                raise ValueError(f"option {option} has no value; expected {option} VALUE")
+            value = options[i]
+        out.append((key.replace("-", "_").replace(".", "__"), value))
+        i += 1
+    return out
+
+
+def _convert(text: str, hint: Any, key: str) -> Any:
+    """Text of the command line -> the type of the field."""
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    name = "--" + key.replace("__", ".").replace("_", "-")
+    if origin in (typing.Union, types.UnionType):
+        if text.lower() == "none" and type(None) in inside:
+            return None
+        return _convert(text, next(a for a in inside if a is not type(None)), key)
+    if origin is typing.Literal:
+        if text not in inside:
+            raise ValueError(f"{name} {text!r}: expected one of {', '.join(map(str, inside))}")
+        return text
+    if origin is tuple:
+        parts = [p for p in text.split(",") if p]
+        kinds = inside[:1] * len(parts) if inside[-1] is Ellipsis else inside
+        if len(parts) != len(kinds):
+            raise ValueError(f"{name} {text!r}: expected {len(kinds)} values separated by commas")
+        return tuple(_convert(p, k, key) for p, k in zip(parts, kinds, strict=True))
+    if hint is bool:
+        if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
+            raise ValueError(f"{name} {text!r}: expected true or false")
+        return text.lower() in ("true", "1", "yes")
+    if hint in (int, float):
+        try:
+            return hint(text)
+        except ValueError:
+            raise ValueError(f"{name} {text!r}: expected {'a whole number' if hint is int else 'a number'}") from None
+    return text
+
+
+class _Fields(argparse.Action):
+    """--help that also lists the recipe's fields with their defaults."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **_: Any):
+        super().__init__(option_strings, dest, nargs=0, help="show this, and every field of the recipe")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from fovea.recipe import Recipe
+
+        parser.print_help()
+        print("\nfields of the recipe (see also --method.FIELD, --sampling.FIELD):")
+        default = Recipe()
+        for name in default.to_json():
+            print(f"  --{name.replace('_', '-'):22} default {getattr(default, name)!r}")
+        print("\n" + (Recipe.__doc__ or "").split("Attributes:")[1].rstrip())
+        parser.exit()
+
+
+def _parser(command: str, text: str, fields: bool = False) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"fovea {command}", description=text, add_help=not fields, allow_abbrev=False)
+    if fields:
+        parser.add_argument("-h", "--help", action=_Fields)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""What is installed, what is missing, and the exact extra that brings it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+from typing import Any
+
+PARTS: tuple[tuple[str, str, str], ...] = (
+    ("torch", "", "tensors and training"),
+    ("transformers", "", "model families"),
+    ("safetensors", "", "weights on disk"),
+    ("PIL", "", "images"),
+    ("math_verify", "math", "mathematical answers"),
+    ("pyarrow", "data", "Parquet files"),
+    ("datasets", "hub", "Hugging Face datasets"),
+    ("tensorboard", "tensorboard", "TensorBoard events"),
+    ("matplotlib", "plots", "figures"),
+    ("gymnasium", "envs", "simulators"),
+    ("trl", "bench", "the peer in `fovea bench step --vs trl`"),
+)
+MINIMUM = {"torch": (2, 9), "transformers": (5, 20)}
+
+
+def examine() -> dict[str, Any]:
+    """Everything as plain data; ``ok`` is False when a part of the core cannot be loaded. Parts are imported, not only looked for."""
+    parts = [_part(*p) for p in PARTS]
+    return {
+        "ok": all(p["version"] for p in parts if not p["extra"]),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "device": _device(),
+        "parts": parts,
+        "torchvision": _torchvision(),
+        "browser": shutil.which("chromium") or shutil.which("google-chrome") or "",
+        "base_model": _base_model(),
+    }
+
+
+def render(found: dict[str, Any]) -> str:
+    """The examination for people."""
+    lines = [f"Python {found['python']} on {found['system']}, {found['cores']} cores, {found['device']}", ""]
+    for p in found["parts"]:
+        if p["version"]:
+            lines.append(f"  ok       {p['name']:14} {p['version']:14} {p['use']}" + (f"   {p['problem']}" if p["problem"] else ""))
+        else:
+            fix = f"pip install 'fovea-rl[{p['extra']}]'" if p["extra"] else "pip install fovea-rl"
+            lines.append(f"  missing  {p['name']:14} {'':14} {p['use']}: {fix}   ({p['problem']})")
+    lines += [
+        "",
+        f"  browser  {found['browser'] or 'none; `make system` brings Chromium (only tests of the run page use it)'}",
+        f"  torchvision  {found['torchvision']}",
+        f"  tiny base model  {found['base_model']}",
+        "",
+        "Everything the core needs is there." if found["ok"] else "The core cannot run: see the lines marked missing.",
+    ]
+    return "\n".join(lines)
+
+
+def _part(name: str, extra: str, use: str) -> dict[str, str]:
+    row = {"name": name, "extra": extra, "use": use, "version": "", "problem": ""}
+    try:
+        module = importlib.import_module(name)
+    except Exception as e:  # an installed package may fail to load in many ways; each is worth showing
+        return {**row, "problem": f"{type(e).__name__}: {e}"}
+    row["version"] = str(getattr(module, "__version__", None) or _installed(name))
+    least = MINIMUM.get(name)
+    if least and tuple(int(x) for x in row["version"].split("+")[0].split(".")[:2]) < least:
+        row["problem"] = f"older than {least[0]}.{least[1]}, which is the oldest that is supported"
+    return row
+
+
+def _installed(name: str) -> str:
+    for distribution in importlib.metadata.packages_distributions().get(name, [name]):
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def _device() -> str:
+    try:
+        import torch
+    except ImportError:
+        return "no torch"
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} GPU ({torch.cuda.get_device_name(0)})"
+    return f"no GPU; torch uses {torch.get_num_threads()} CPU threads"
+
+
+def _torchvision() -> str:
+    try:
+        found = importlib.metadata.version("torchvision")
+    except importlib.metadata.PackageNotFoundError:
+        return "absent, which is fine: fovea does not use it"
+    return f"{found} is installed; fovea does not use it, and its wheels can replace torch by another build"
+
+
+def _base_model() -> str:
+    from fovea.policies.tiny_vlm import BASE_DIR
+
+    return "present" if (BASE_DIR / "model.safetensors").is_file() else f"missing from {BASE_DIR}"

@@ -1,0 +1,182 @@
+"""What did we run? A recipe is one flat frozen dataclass; a run stores it resolved.
+
+Every field can be set on the command line (``fovea train --group-size 4 --method dapo --method.clip-high 0.28``) and in Python
+(``fovea.train("grpo", group_size=4)``). Batch sizes name their unit; `micro_batch` changes memory, never results.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fovea.methods.grpo import GRPO
+from fovea.rollout.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run, from data to report.
+
+    Attributes:
+      name: shown in the report and used for the default run folder.
+      model: "tiny" (ships with the package) or a folder with a Hugging Face checkpoint.
+      freeze: parts that are not trained: "tower" (vision encoder), "projector" (vision-to-text merger).
+      dtype: "float32" or "bfloat16" for weights and activations.
+      gradient_checkpointing: recompute activations in the backward pass; less memory, about a third more time.
+      device: "cpu", "cuda", "cuda:1", ...
+      data: "worlds" or "worlds:count,colour" for the procedural tasks, a JSONL/CSV/Parquet file or folder, or a Source object.
+      heldout: the same for evaluation; None takes the held-out split of `data`.
+      reward: overrides each task's verifier: a verifier name, "file.py:function", or a Python callable.
+      environment: "file.py:Class" or a factory of environments; None answers in one step.
+      program: "file.py:coroutine" or an episode program; None is the reset/step loop.
+      on_bad_row: "stop" reports every bad data row and ends; "skip" reports and goes on without them.
+      method: hyperparameters of the learning rule, an instance from fovea.methods.
+      sampling: how answers are drawn while training.
+      tasks_per_step: tasks in one optimizer step's rollout.
+      group_size: answers to each task.
+      updates_per_rollout: optimizer steps taken on each rollout (its rows are split evenly among them).
+      epochs_per_rollout: passes over each rollout.
+      micro_batch: rows per forward/backward pass.
+      dynamic_sampling: keep drawing until every training group has both right and wrong answers (DAPO).
+      max_resample: rollouts per step at most while dynamic sampling.
+      steps: rollout-and-update steps.
+      learning_rate, warmup_steps, schedule, weight_decay, betas, max_grad_norm: AdamW and its schedule.
+      eval_every: steps between held-out evaluations (0: only before and after).
+      eval_tasks: held-out tasks per evaluation (0: no evaluation).
+      eval_temperature: 0 is greedy.
+      early_stop: evaluations without improvement before the run ends (0: never).
+      checkpoint_every: steps between checkpoints; the last and the best are always kept.
+      keep: recent checkpoints kept besides the best.
+      log_every: steps between stored sample rollouts.
+      max_unscored: fraction of episodes that may fail to be scored in a step before the run stops.
+      verifier_timeout_s: deadline of one scoring.
+      seed: addresses every random draw.
+      threads: CPU threads of torch (0: leave as it is).
+    """
+
+    name: str = "grpo"
+    model: str = "tiny"
+    freeze: tuple[str, ...] = ()
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+    device: str = "cpu"
+
+    data: Any = "worlds"
+    heldout: Any = None
+    reward: Any = None
+    environment: Any = None
+    program: Any = None
+    on_bad_row: Literal["stop", "skip"] = "stop"
+
+    method: Any = field(default_factory=GRPO)
+    sampling: Sampling = field(default_factory=Sampling)
+    tasks_per_step: int = 16
+    group_size: int = 8
+    updates_per_rollout: int = 1
+    epochs_per_rollout: int = 1
+    micro_batch: int = 64
+    dynamic_sampling: bool = False
+    max_resample: int = 20
+    steps: int = 60
+
+    learning_rate: float = 3e-4
+    warmup_steps: int = 2
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    max_grad_norm: float = 1.0
+
+    eval_every: int = 0
+    eval_tasks: int = 400
+    eval_temperature: float = 0.0
+    early_stop: int = 0
+    checkpoint_every: int = 10
+    keep: int = 2
+    log_every: int = 5
+    max_unscored: float = 0.2
+    verifier_timeout_s: float = 10.0
+    seed: int = 0
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} = {value!r}, expected {rule}"
+            for name, value, ok, rule in (
+                ("tasks_per_step", self.tasks_per_step, self.tasks_per_step >= 1, "at least 1"),
+                ("group_size", self.group_size, self.group_size >= 1, "at least 1"),
+                ("updates_per_rollout", self.updates_per_rollout, self.updates_per_rollout >= 1, "at least 1"),
+                ("epochs_per_rollout", self.epochs_per_rollout, self.epochs_per_rollout >= 1, "at least 1"),
+                ("micro_batch", self.micro_batch, self.micro_batch >= 1, "at least 1"),
+                ("steps", self.steps, self.steps >= 0, "0 or more"),
+                ("learning_rate", self.learning_rate, self.learning_rate >= 0, "0 or more"),
+                ("checkpoint_every", self.checkpoint_every, self.checkpoint_every >= 1, "at least 1"),
+                ("keep", self.keep, self.keep >= 1, "at least 1"),
+                ("max_unscored", self.max_unscored, 0 <= self.max_unscored <= 1, "a fraction between 0 and 1"),
+                ("freeze", self.freeze, set(self.freeze) <= {"tower", "projector"}, "any of ('tower', 'projector')"),
+            )
+            if not ok
+        ]
+        if problems:
+            raise ValueError("recipe: " + "; ".join(problems))
+
+    def replace(self, **changes: Any) -> Recipe:
+        """A copy with some fields changed. ``method__beta=0.1`` reaches into `method`, ``sampling__top_p=0.9`` into `sampling`.
+
+        Raises:
+          ValueError: a name that is no field, with the nearest one.
+        """
+        own = {f.name for f in fields(self)}
+        nested: dict[str, dict[str, Any]] = {}
+        for key in [k for k in changes if "__" in k]:
+            outer, inner = key.split("__", 1)
+            nested.setdefault(outer, {})[inner] = changes.pop(key)
+        for outer, inner in nested.items():
+            base = changes.get(outer, getattr(self, outer, None))
+            if not is_dataclass(base) or isinstance(base, type):
+                raise ValueError(f"recipe: {outer!r} has no fields of its own")
+            _known(inner, {f.name for f in fields(base)}, outer)
+            changes[outer] = dataclasses.replace(base, **inner)
+        _known(changes, own, "recipe")
+        return dataclasses.replace(self, **changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """The resolved recipe as plain JSON; objects appear by their qualified name."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+    def fingerprint(self) -> str:
+        """Hash of everything that decides the numbers of a run; two runs with equal fingerprints may continue each other."""
+        decides = {k: v for k, v in self.to_json().items() if k not in _COSMETIC}
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+
+_COSMETIC = {"name", "log_every", "keep", "checkpoint_every", "threads", "verifier_timeout_s"}
+
+
+def _known(given: dict[str, Any], known: set[str], where: str) -> None:
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
+            raise ValueError(f"{where}: unknown field {name!r}{hint}")
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"type": type(value).__name__, **{f.name: _plain(getattr(value, f.name)) for f in fields(value)}}
+    if isinstance(value, (str, int, float, bool)) or value is None:
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (tuple, list, Sequence)):
+        return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, Callable) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}:{value.__qualname__}"
+    return f"{type(value).__module__}:{type(value).__qualname__}"

@@ -1,0 +1,36 @@
+"""What there is: recipes, methods, verifiers and task families, as plain rows for people and programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+KINDS = ("recipes", "methods", "verifiers", "tasks")
+
+
+def registry(kind: str) -> list[dict[str, Any]]:
+    """Rows ``{"name", "summary", ...}`` of one kind."""
+    if kind == "recipes":
+        from fovea import recipes
+
+        return [{"name": n, "summary": recipes.summary(n)} for n in recipes.names()]
+    if kind == "methods":
+        from fovea import methods
+
+        return [_row(n, methods.get(n)) for n in methods.METHODS]
+    if kind == "verifiers":
+        from fovea.verifiers import VERIFIERS
+
+        return _rows(VERIFIERS)
+    from fovea.tasks.worlds import FAMILIES
+
+    return _rows(FAMILIES)
+
+
+def _rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [_row(name, thing) for name, thing in table.items()]
+
+
+def _row(name: str, thing: Any) -> dict[str, Any]:
+    doc = (getattr(thing, "__doc__", None) or type(thing).__doc__ or "").strip()
+    return {"name": name, "summary": doc.split("\n")[0].rstrip(".")}

@@ -1,0 +1,151 @@
+"""Checkpoints that survive anything: written aside, checksummed, renamed; the newest complete one is found on restart.
+
+    checkpoints/step-000020/model/…              Hugging Face layout, loads with from_pretrained
+    checkpoints/step-000020/optimizer.safetensors
+    checkpoints/step-000020/state.json           counters, sampler state, fingerprint and the SHA-256 of every file
+
+Only safetensors and JSON; nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+STATE, OPTIMIZER, MODEL = "state.json", "optimizer.safetensors", "model"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be used; the message says which file, what was found and what was expected."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint on disk."""
+
+    path: Path
+    state: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return int(self.state["step"])
+
+    @property
+    def model(self) -> Path:
+        return self.path / MODEL
+
+
+def save(folder: Path, step: int, policy: Any, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Checkpoint:
+    """Write `folder/step-NNNNNN` so that it is either complete or absent, whatever happens in between."""
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"step-{step:06d}"
+    partial = folder / f".step-{step:06d}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    policy.save(partial / MODEL)
+    save_file(_optimizer_tensors(optimizer), partial / OPTIMIZER)
+    files = {str(p.relative_to(partial)): sha256(p) for p in sorted(partial.rglob("*")) if p.is_file()}
+    content = {**state, "step": step, "files": files}
+    (partial / STATE).write_text(json.dumps(content, indent=1))
+    for p in partial.rglob("*"):
+        _fsync(p)
+    _fsync(partial)
+    if final.exists():
+        shutil.rmtree(final)
+    partial.rename(final)
+    _fsync(folder)
+    return Checkpoint(final, content)
+
+
+def latest(folder: Path, note: Any = print) -> Checkpoint | None:
+    """The newest checkpoint whose every file is intact. Damaged ones are named and passed over."""
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            return read(path)
+        except CheckpointError as e:
+            note(f"checkpoint refused: {e}; the one before it is used")
+    return None
+
+
+def read(path: Path) -> Checkpoint:
+    """Read and verify one checkpoint.
+
+    Raises:
+      CheckpointError: a missing, truncated or altered file.
+    """
+    try:
+        state = json.loads((path / STATE).read_text())
+        files = dict(state["files"])
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise CheckpointError(f"{path / STATE}: found {type(e).__name__} ({e}), expected the JSON that fovea writes") from e
+    for name, expected in files.items():
+        inside = (path / name).resolve()
+        if path.resolve() not in inside.parents:
+            raise CheckpointError(f"{path / STATE}: file {name!r} lies outside the checkpoint")
+        if not inside.is_file():
+            raise CheckpointError(f"{path / name}: missing")
+        found = sha256(inside)
+        if found != expected:
+            raise CheckpointError(f"{path / name}: found SHA-256 {found[:12]}…, expected {expected[:12]}… (truncated or altered)")
+    return Checkpoint(path, state)
+
+
+def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
+    """Put the saved moments back, parameter by parameter in order."""
+    saved = load_file(checkpoint.path / OPTIMIZER)
+    params = [p for g in optimizer.param_groups for p in g["params"]]
+    expected = {f"{i}.{k}" for i in range(len(params)) for k in ("step", "exp_avg", "exp_avg_sq")}
+    if saved and set(saved) != expected:
+        raise CheckpointError(
+            f"{checkpoint.path / OPTIMIZER}: found {len(saved)} tensors, expected {len(expected)} (is `freeze` the same?)"
+        )
+    for i, p in enumerate(params):
+        if f"{i}.step" not in saved:
+            continue
+        state = {k: saved[f"{i}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
+        if state["exp_avg"].shape != p.shape:
+            raise CheckpointError(
+                f"{checkpoint.path / OPTIMIZER}: tensor {i} has shape {tuple(state['exp_avg'].shape)}, expected {tuple(p.shape)}"
+            )
+        optimizer.state[p] = {k: v.to(p.device) if k != "step" else v for k, v in state.items()}
+
+
+def prune(folder: Path, keep: int, best: int | None) -> None:
+    """Delete all but the newest `keep` checkpoints and the best one."""
+    paths = sorted(folder.glob("step-*"))
+    for path in paths[:-keep]:
+        if best is None or path.name != f"step-{best:06d}":
+            shutil.rmtree(path)
+    for leftover in folder.glob(".step-*.partial"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    params = [p for g in optimizer.param_groups for p in g["params"]]
+    return {
+        f"{i}.{k}": torch.as_tensor(v).detach().cpu().contiguous()
+        for i, p in enumerate(params)
+        for k, v in optimizer.state.get(p, {}).items()
+        if k in ("step", "exp_avg", "exp_avg_sq")
+    }
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

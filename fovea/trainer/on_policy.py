@@ -1,0 +1,70 @@
+"""Rollouts with the current weights: sampler → engine → verifier → gate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from fovea.recipe import Recipe
+from fovea.report.metrics import group_metrics
+from fovea.trainer.update import trainable
+from fovea.types import Context, Gate, Group, Sampler
+
+
+class NothingToTrain(RuntimeError):
+    """No group of a step could train; the message says what was seen."""
+
+
+class OnPolicy:
+    """Collects `tasks_per_step` groups with the current weights; with a gate, keeps drawing until that many are admitted."""
+
+    def __init__(self, recipe: Recipe, engine: Any, sampler: Sampler, scorer: Any, gate: Gate | None = None):
+        self.recipe, self.engine, self.sampler, self.scorer, self.gate = recipe, engine, sampler, scorer, gate
+
+    def collect(self, context: Context, progress: Callable[..., None] | None) -> tuple[list[Group], dict[str, float]]:
+        recipe = self.recipe
+        seen: list[Group] = []
+        kept: list[Group] = []
+        began, rounds = time.perf_counter(), 0
+        while len(kept) < recipe.tasks_per_step and rounds < (recipe.max_resample if self.gate else 1):
+            tasks = [self.sampler.next(context) for _ in range(recipe.tasks_per_step)]
+            groups = self.engine.rollout(
+                tasks,
+                recipe.group_size,
+                recipe.sampling,
+                context,
+                members=recipe.method.needs.members,
+                score=self.scorer,
+                on_progress=progress,
+            )
+            rounds += 1
+            seen += groups
+            kept += [g for g in trainable(groups, recipe.group_size) if self.gate is None or self.gate.admit(g)]
+        self.sampler.observe(seen)
+        if not kept:
+            raise NothingToTrain(_why(seen, rounds, self.gate))
+        tokens = sum(e.length for g in seen for e in g.episodes)
+        metrics = group_metrics(seen) | {"speed/tokens": float(tokens), "time/rollout_s": time.perf_counter() - began}
+        if self.gate is not None:
+            metrics |= {"group/rounds": float(rounds), "group/admitted_frac": len(kept) / len(seen)}
+        return kept[: recipe.tasks_per_step], metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sampler": self.sampler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sampler.load_state_dict(state["sampler"])
+
+
+def _why(groups: list[Group], rounds: int, gate: Gate | None) -> str:
+    reasons = [e.score.reason for g in groups for e in g.episodes if e.score is not None and not e.score.ok]
+    if reasons:
+        return f"no group could be scored: {len(reasons)} episodes failed, first: {reasons[0]}"
+    values = [e.score.value for g in groups for e in g.samples if e.score is not None]
+    spread = f"scores between {min(values):g} and {max(values):g}" if values else "no scores"
+    gate_name = type(gate).__name__ if gate else "none"
+    return (
+        f"{len(groups)} groups in {rounds} rounds, none admitted by gate {gate_name} ({spread}). Expected groups with both right and wrong "
+        "answers: the tasks are all too easy or all too hard for this policy."
+    )

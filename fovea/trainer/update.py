@@ -1,0 +1,149 @@
+"""From groups to new weights: credit once, then optimizer steps over micro-batches. Blind to the method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fovea.batch import Batch, Learner, Method, Streams, collate
+from fovea.types import Context, Group
+
+
+class TrainingDiverged(RuntimeError):
+    """Loss or gradient is not finite, or exploded. The message names the step and the tasks."""
+
+
+@dataclass(frozen=True)
+class Adam:
+    """AdamW with a schedule. `lr_at(step)` is a pure function, so nothing of it needs saving."""
+
+    learning_rate: float
+    warmup_steps: int = 0
+    schedule: str = "constant"
+    total_steps: int = 1
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    max_grad_norm: float = 1.0
+
+    def build(self, policy: Learner) -> torch.optim.AdamW:
+        trained = [p for p in policy.parameters() if p.requires_grad]
+        if not trained:
+            raise ValueError("nothing to train: every parameter is frozen; expected at least one of language model, projector, tower")
+        return torch.optim.AdamW(trained, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay)
+
+    def lr_at(self, step: int) -> float:
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return self.learning_rate
+        left = 1 - (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+        return self.learning_rate * (left if self.schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left))
+
+
+def trainable(groups: Sequence[Group], group_size: int) -> list[Group]:
+    """Groups whose samples can be compared: unscored episodes leave their group, and a group left with fewer than two is dropped.
+
+    A group that was meant to have a single member needs only that one.
+    """
+    kept = []
+    for g in groups:
+        members = [e for e in g.episodes if e.score is None or e.score.ok]
+        samples = sum(e.role == "sample" for e in members)
+        if samples >= min(2, group_size) or any(e.role in ("gold", "chosen") for e in members):
+            kept.append(Group(g.task, members))
+    return kept
+
+
+def prepare(policy: Learner, method: Method, groups: Sequence[Group], context: Context, micro_batch: int) -> Batch:
+    """Collate, compute the streams that credit needs (no gradient, once), and credit."""
+    batch = replace(collate(groups), context=context)
+    with torch.no_grad():
+        batch.stored = Streams(evaluate_all(policy, batch, method.needs.before, micro_batch), "before")
+        batch.adv_BT = method.credit(batch)
+    return batch
+
+
+def evaluate_all(policy: Learner, batch: Batch, names: frozenset[str], micro_batch: int) -> dict[str, Tensor]:
+    """Streams of the whole batch, one packed pass per variant; "reference/logp" means "logp" under variant "reference"."""
+    by_variant: dict[str, set[str]] = {}
+    for name in names:
+        variant, _, stream = name.rpartition("/")
+        by_variant.setdefault(variant or "policy", set()).add(stream)
+    out: dict[str, Tensor] = {}
+    order = torch.argsort(batch.prefix_B, stable=True)
+    for variant, streams in by_variant.items():
+        for part in order.split(max(1, micro_batch)):
+            for stream, x in policy.evaluate(batch.rows(part), frozenset(streams), variant).items():
+                name = stream if variant == "policy" else f"{variant}/{stream}"
+                if name not in out:
+                    shape = (batch.B, batch.mask_BT.shape[1], *x.shape[2:]) if x.ndim > 1 else (batch.B,)
+                    out[name] = x.new_zeros(shape)
+                if x.ndim > 1:
+                    out[name][part, : x.shape[1]] = x
+                else:
+                    out[name][part] = x
+    return out
+
+
+def optimizer_step(
+    policy: Learner,
+    method: Method,
+    part: Batch,
+    optimizer: torch.optim.Optimizer,
+    *,
+    lr: float,
+    micro_batch: int,
+    max_grad_norm: float,
+    max_tokens: int,
+) -> dict[str, float]:
+    """One optimizer step on `part`; gradients are summed over micro-batches, so their size changes memory and nothing else.
+
+    Raises:
+      TrainingDiverged: before the weights are touched, when loss or gradient norm is not finite.
+    """
+    part = replace(part, totals=part.count(max_tokens))
+    optimizer.zero_grad(set_to_none=True)
+    sums: dict[str, Any] = {}
+    for micro in part.micro_batches(micro_batch, method.needs.unit):
+        out = Streams(evaluate_with_gradient(policy, micro, method.needs.loss), "loss")
+        loss, metrics = method.loss(out, micro)
+        if loss.requires_grad:
+            loss.backward()
+        for name, value in {"loss/total": loss, **metrics}.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    grad_norm = float(torch.nn.utils.clip_grad_norm_(trained, max_grad_norm if max_grad_norm > 0 else math.inf))
+    if not (math.isfinite(sums["loss/total"]) and math.isfinite(grad_norm)):
+        raise TrainingDiverged(f"loss {sums['loss/total']} and gradient norm {grad_norm}, expected finite numbers")
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    return {**sums, "optim/grad_norm": grad_norm, "optim/learning_rate": lr}
+
+
+def evaluate_with_gradient(policy: Learner, micro: Batch, names: frozenset[str]) -> dict[str, Tensor]:
+    """As `evaluate_all`, for one micro-batch and with gradient (variants other than "policy" without)."""
+    current = frozenset(n for n in names if "/" not in n)
+    out = dict(policy.evaluate(micro, current)) if current else {}
+    others = names - current
+    if others:
+        with torch.no_grad():
+            out |= evaluate_all(policy, micro, others, micro.B)
+    return out
+
+
+def minibatches(batch: Batch, parts: int, epochs: int, seed: int, step: int) -> list[Batch]:
+    """Whole groups dealt into `parts` optimizer steps per epoch, in an order addressed by (seed, step, epoch)."""
+    groups = batch.group_B.unique()
+    out = []
+    for epoch in range(epochs):
+        generator = torch.Generator().manual_seed(hash((seed, step, epoch)) & 0x7FFFFFFF)
+        order = groups if parts == 1 else groups[torch.randperm(len(groups), generator=generator)]
+        for chunk in order.tensor_split(min(parts, len(groups))):
+            out.append(batch.rows(torch.isin(batch.group_B, chunk).nonzero()[:, 0]))
+    return out
