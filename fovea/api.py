@@ -186,9 +186,9 @@ def build_policy(recipe: Recipe, model: Path | None = None) -> HFVLM:
 
 def build_sources(recipe: Recipe) -> tuple[Any, Any]:
     """(training source, held-out source)."""
-    from fovea import tasks
+    from fovea.tasks.resolve import pair
 
-    return tasks.pair(recipe.data, recipe.heldout, seed=recipe.seed, on_bad_row=recipe.on_bad_row)
+    return pair(recipe.data, recipe.heldout, seed=recipe.seed, on_bad_row=recipe.on_bad_row)
 
 
 def heldout_tasks(source: Any, count: int) -> list[Task]:
