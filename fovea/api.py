@@ -207,7 +207,7 @@ def build_engine(recipe: Recipe, policy: HFVLM) -> Any:
     from fovea.rollout.engine import Engine
 
     parts = {k: load_part(v) for k, v in (("program", recipe.program), ("environment", recipe.environment)) if v is not None}
-    return Engine(policy, seed=recipe.seed, **parts)
+    return Engine(policy, seed=recipe.seed, max_rows=recipe.max_rows, **parts)
 
 
 def build_collector(recipe: Recipe, policy: HFVLM, source: Any, engine: Any, scorer: Any) -> OnPolicy | Offline:

@@ -43,6 +43,7 @@ class Recipe:
       updates_per_rollout: optimizer steps taken on each rollout (its rows are split evenly among them).
       epochs_per_rollout: passes over each rollout.
       micro_batch: rows per forward/backward pass.
+      max_rows: episodes generated at a time; bounds memory.
       dynamic_sampling: keep drawing until every training group has both right and wrong answers (DAPO).
       max_resample: rollouts per step at most while dynamic sampling.
       steps: rollout-and-update steps.
@@ -81,6 +82,7 @@ class Recipe:
     updates_per_rollout: int = 1
     epochs_per_rollout: int = 1
     micro_batch: int = 64
+    max_rows: int = 256
     dynamic_sampling: bool = False
     max_resample: int = 20
     steps: int = 60
@@ -150,12 +152,27 @@ class Recipe:
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
 
     def fingerprint(self) -> str:
-        """Hash of everything that decides the numbers of a run; two runs with equal fingerprints may continue each other."""
-        decides = {k: v for k, v in self.to_json().items() if k not in _COSMETIC}
+        """Hash of everything that decides the numbers of a run; two runs with equal fingerprints may continue each other.
+
+        `steps` is left out, so that a finished run can be prolonged; with a schedule other than "constant" it counts.
+        """
+        decides = {k: v for k, v in self.to_json().items() if k not in _COSMETIC or (k == "steps" and self.schedule != "constant")}
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
-_COSMETIC = {"name", "log_every", "keep", "checkpoint_every", "threads", "verifier_timeout_s"}
+_COSMETIC = {
+    "name",
+    "log_every",
+    "keep",
+    "checkpoint_every",
+    "threads",
+    "verifier_timeout_s",
+    "steps",
+    "eval_every",
+    "eval_tasks",
+    "eval_temperature",
+    "early_stop",
+}
 
 
 def _known(given: dict[str, Any], known: set[str], where: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from fovea.recipe import Recipe
+from fovea.trainer.on_policy import produced
 from fovea.types import Context, Episode, Group, Sampler, Segment, Task, Turn
 
 
@@ -23,8 +24,8 @@ class Offline:
     def collect(self, context: Context, progress: Callable[..., None] | None) -> tuple[list[Group], dict[str, float]]:
         tasks = [self.sampler.next(context) for _ in range(self.recipe.tasks_per_step)]
         groups = [self._group(t, context) for t in tasks]
-        tokens = sum(e.length for g in groups for e in g.episodes)
-        return groups, {"speed/tokens": float(tokens), "length/mean_tokens": tokens / max(1, sum(len(g.episodes) for g in groups))}
+        made = produced(groups)
+        return groups, made | {"length/mean_tokens": made["length/tokens"] / made["length/episodes"]}
 
     def _group(self, task: Task, context: Context) -> Group:
         texts = {"chosen": pair_text(task, "chosen"), "rejected": pair_text(task, "rejected")} if self.pairs else {"gold": gold_text(task)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +25,7 @@ class OnPolicy:
         recipe = self.recipe
         seen: list[Group] = []
         kept: list[Group] = []
-        began, rounds = time.perf_counter(), 0
+        rounds = 0
         while len(kept) < recipe.tasks_per_step and rounds < (recipe.max_resample if self.gate else 1):
             tasks = [self.sampler.next(context) for _ in range(recipe.tasks_per_step)]
             groups = self.engine.rollout(
@@ -44,8 +43,7 @@ class OnPolicy:
         self.sampler.observe(seen)
         if not kept:
             raise NothingToTrain(_why(seen, rounds, self.gate))
-        tokens = sum(e.length for g in seen for e in g.episodes)
-        metrics = group_metrics(seen) | {"speed/tokens": float(tokens), "time/rollout_s": time.perf_counter() - began}
+        metrics = group_metrics(seen) | produced(seen)
         if self.gate is not None:
             metrics |= {"group/rounds": float(rounds), "group/admitted_frac": len(kept) / len(seen)}
         return kept[: recipe.tasks_per_step], metrics
@@ -55,6 +53,12 @@ class OnPolicy:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.sampler.load_state_dict(state["sampler"])
+
+
+def produced(groups: list[Group]) -> dict[str, float]:
+    """How much was generated or read: tokens and episodes."""
+    episodes = [e for g in groups for e in g.episodes]
+    return {"length/tokens": float(sum(e.length for e in episodes)), "length/episodes": float(len(episodes))}
 
 
 def _why(groups: list[Group], rounds: int, gate: Gate | None) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from fovea.batch import Batch
 from fovea.recipe import Recipe
+from fovea.report.metrics import batch_metrics, time_metrics
 from fovea.trainer import checkpoint as ckpt
 from fovea.trainer.update import Adam, TrainingDiverged, minibatches, optimizer_step, prepare
 from fovea.types import Context, Group
@@ -141,21 +142,21 @@ class Session:
         return self.state
 
     def _step(self) -> bool:
-        recipe, state = self.recipe, self.state
-        began = time.perf_counter()
+        recipe, state, clock = self.recipe, self.state, _Clock()
         context = Context(state.step, recipe.steps, state.version)
         groups, metrics = self.collector.collect(context, lambda done, total, *_: self.console.phase("generate", done, total))
         self._check_stop()
-        collected = time.perf_counter()
+        clock.lap("generate")
         batch = prepare(self.policy, recipe.method, groups, context, recipe.micro_batch)
         parts = minibatches(batch, recipe.updates_per_rollout, recipe.epochs_per_rollout, recipe.seed, state.step)
-        metrics |= self._update(parts, groups, state.step)
+        clock.lap("prepare")
+        metrics |= batch_metrics(batch) | self._update(parts, groups, state.step)
+        clock.lap("update")
         state.step += 1
-        updated = time.perf_counter()
-        state.train_seconds += updated - began
-        metrics |= {"time/generate_s": collected - began, "time/update_s": updated - collected, "time/step_s": updated - began}
-        if "speed/tokens" in metrics:
-            metrics["speed/tokens_per_s"] = metrics.pop("speed/tokens") / (updated - began)
+        state.train_seconds += clock.total
+        metrics |= time_metrics(
+            {**clock.seconds, "step": clock.total}, metrics.get("length/tokens", 0.0), metrics.get("length/episodes", 0.0)
+        )
         self.folder.log(state.step, metrics)
         self.folder.log_groups(state.step, groups, policy=self.policy, batch=batch)
         due = state.step == recipe.steps or (recipe.eval_every > 0 and state.step % recipe.eval_every == 0)
@@ -227,6 +228,22 @@ class Session:
 
     def _signals(self) -> Any:
         return _Signals(self._stop) if threading.current_thread() is threading.main_thread() else contextlib.nullcontext()
+
+
+class _Clock:
+    """Seconds of consecutive phases."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.began = self.last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase], self.last = now - self.last, now
+
+    @property
+    def total(self) -> float:
+        return self.last - self.began
 
 
 class _Signals:
