@@ -1,0 +1,232 @@
+"""From groups and batches to flat numbers named `family/name`, the glossary that explains each, and intervals for accuracies.
+
+This file reads tensors through their methods only and imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fovea.types import Episode, Group
+
+if TYPE_CHECKING:
+    from fovea.batch import Batch
+
+GLOSSARY: dict[str, str] = {
+    "reward/mean": "Mean score of the scored samples: the number that training raises.",
+    "reward/std": "Standard deviation of the scores over all samples of the step.",
+    "reward/unscored_frac": "Fraction of samples that the verifier could not score; they are left out, never counted as zero.",
+    "reward/<part>": "Mean of one named part of the reward. A total that rises through its format part alone is not learning the task.",
+    "accuracy/mean": "Fraction of scored samples that are correct, over sources that have a notion of correct.",
+    "accuracy/<source>": "Fraction of correct samples of one data source.",
+    "length/mean_tokens": "Mean number of action units (tokens) that the policy chose per episode.",
+    "length/max_tokens": "Longest episode of the step, in action units.",
+    "length/cut_frac": "Fraction of episodes that were cut by the length limit. Above a few percent: raise max_new_tokens.",
+    "length/mean_turns": "Mean number of turns per episode.",
+    "group/degenerate_frac": "Fraction of groups whose scores are all equal: they give group-relative methods no gradient.",
+    "group/solved_frac": "Fraction of groups in which every sample is correct: too easy.",
+    "group/failed_frac": "Fraction of groups in which no sample is correct: too hard.",
+    "group/rounds": "Rollouts drawn until enough groups were admitted (dynamic sampling).",
+    "group/admitted_frac": "Fraction of generated groups that the gate let through to training.",
+    "adv/mean": "Mean advantage over trained units; near zero for centred methods.",
+    "adv/std": "Standard deviation of the advantage over trained units.",
+    "adv/zero_frac": "Fraction of trained units whose advantage is zero, so they do not train.",
+    "eval/accuracy": "Held-out accuracy, mean over sources. Training never sees these tasks.",
+    "eval/accuracy_low": "Lower end of the 95 % interval of the held-out accuracy.",
+    "eval/accuracy_high": "Upper end of the 95 % interval of the held-out accuracy.",
+    "eval/accuracy/<source>": "Held-out accuracy of one data source.",
+    "eval/n": "Number of held-out answers behind the accuracy.",
+    "eval/<name>": "A number measured on held-out tasks.",
+    "loss/total": "The optimised loss. Loss is 0 on-policy by construction: read reward and gradient norm instead.",
+    "loss/<name>": "One term of the loss.",
+    "policy/entropy": "Mean entropy in nats of the next-unit distribution. A fast fall to zero means that exploration has ended.",
+    "policy/kl": "KL estimate in nats per unit between the new and the sampling policy: how far one step moved.",
+    "policy/kl_ref": "KL estimate in nats per unit to the frozen reference: how far training has moved since the start.",
+    "policy/clip_frac": "Fraction of trained units whose ratio the surrogate clipped. Zero on the first update of a rollout; 0.1 to 0.3 is common.",
+    "policy/clip_low_frac": "Fraction of trained units clipped at the lower bound.",
+    "policy/clip_high_frac": "Fraction of trained units clipped at the upper bound.",
+    "policy/ratio_mean": "Mean importance ratio of new to sampling policy; 1 on-policy.",
+    "policy/ratio_max": "Largest importance ratio; large values mean stale or mismatched samples.",
+    "policy/mismatch_nats": "Mean |log-prob of the sampler minus the trainer's own| before the first update; 0 when both are the same weights.",
+    "policy/truncation_nats": "Mean gap between the log-prob after top-p/top-k and before; 0 when nothing was truncated.",
+    "policy/staleness": "Mean age of the trained units, in policy versions.",
+    "policy/<name>": "A number that the method reports about its surrogate; see the method's page.",
+    "value/loss": "Error of the value head against the returns.",
+    "value/explained_frac": "Fraction of the variance of returns that the value head explains; 1 is perfect, below 0 is worse than a constant.",
+    "value/<name>": "A number that the method reports about its value head.",
+    "optim/grad_norm": "Norm of the gradient before clipping. Zero means nothing was learned this step; a jump warns of instability.",
+    "optim/learning_rate": "Learning rate of the step.",
+    "optim/<name>": "A number that the optimizer reports.",
+    "batch/rows": "Trained rows (segments) of the step.",
+    "batch/tokens": "Trained action units of the step.",
+    "batch/<name>": "A count of what the step trained on.",
+    "time/wall_s": "Seconds since the run began, earlier processes of a resumed run included.",
+    "time/step_s": "Seconds of the whole step.",
+    "time/rollout_s": "Seconds spent on generating and scoring.",
+    "time/generate_s": "Seconds spent on generating.",
+    "time/score_s": "Seconds spent waiting for verifiers after generation ended.",
+    "time/prepare_s": "Seconds spent on collating, reference log-probs and credit.",
+    "time/update_s": "Seconds spent on forward, backward and optimizer.",
+    "time/eval_s": "Seconds spent on held-out evaluation.",
+    "time/save_s": "Seconds spent on checkpoints.",
+    "time/<name>": "Seconds spent in one phase of the step.",
+    "speed/tokens_per_s": "Generated action units per second of generation.",
+    "speed/episodes_per_s": "Episodes per second of the whole step.",
+    "speed/<name>": "A rate.",
+    "memory/peak_mb": "Peak resident memory of the process in megabytes.",
+    "memory/<name>": "Memory in megabytes.",
+}
+"""One line for each metric; a name in angle brackets stands for any name of that family."""
+
+RESERVED = {"mean", "std", "unscored_frac"}
+
+
+def explain(name: str) -> str:
+    """The glossary line of a metric, its family's line where it has no own, or "" for an unknown family."""
+    if name in GLOSSARY:
+        return GLOSSARY[name]
+    stem = name
+    while "/" in stem:
+        stem = stem.rpartition("/")[0]
+        for key, text in GLOSSARY.items():
+            if key.startswith(stem + "/<"):
+                return text
+    return ""
+
+
+# -- numbers of one step ------------------------------------------------------------------------------------------------------
+
+
+def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """Rewards, accuracies, lengths and group health of a rollout; baselines and given answers are left out."""
+    drawn = [e for g in groups for e in g.episodes if e.role == "sample"]
+    scored = [e for g in groups for e in g.samples]
+    if not drawn:
+        return {}
+    values = [e.score.value for e in scored if e.score]
+    out = {
+        "reward/mean": _mean(values),
+        "reward/std": statistics.pstdev(values) if values else math.nan,
+        "reward/unscored_frac": 1 - len(scored) / len(drawn),
+        **_parts(scored),
+        **_accuracies(scored),
+        "length/mean_tokens": _mean([float(e.length) for e in drawn]),
+        "length/max_tokens": float(max(e.length for e in drawn)),
+        "length/cut_frac": _mean([float(e.stop == "length") for e in drawn]),
+        "length/mean_turns": _mean([float(len(e.turns)) for e in drawn]),
+    }
+    several = [g.samples for g in groups if len(g.samples) > 1]
+    judged = [s for s in several if all(e.score and e.score.correct is not None for e in s)]
+    if several:
+        out["group/degenerate_frac"] = _mean([float(len({e.score.value for e in s if e.score}) == 1) for s in several])
+    if judged:
+        out["group/solved_frac"] = _mean([float(all(e.score and e.score.correct for e in s)) for s in judged])
+        out["group/failed_frac"] = _mean([float(not any(e.score and e.score.correct for e in s)) for s in judged])
+    return out
+
+
+def batch_metrics(batch: Batch) -> dict[str, float]:
+    """Size, advantage, truncation and age of a collated batch."""
+    chosen_BT = batch.mask_BT > 0
+    gap = (batch.logp_old_BT - batch.logp_behaviour_BT)[chosen_BT].abs()
+    age = (batch.context.policy_version - batch.version_BT)[chosen_BT].double()
+    out = {
+        "batch/rows": float((batch.mask_BT.sum(1) > 0).sum()),
+        "batch/tokens": float(chosen_BT.sum()),
+        "policy/truncation_nats": float(gap.mean()),
+        "policy/staleness": float(age.mean()),
+    }
+    if batch.adv_BT is not None:
+        adv = batch.adv_BT[chosen_BT].double()
+        out |= {
+            "adv/mean": float(adv.mean()),
+            "adv/std": float(adv.std(correction=0)),
+            "adv/zero_frac": float((adv == 0).double().mean()),
+        }
+    return out
+
+
+def time_metrics(seconds: Mapping[str, float], tokens: float = 0.0, episodes: float = 0.0) -> dict[str, float]:
+    """Phases in seconds ("generate", "score", "prepare", "update", "step", ...) with the rates they give."""
+    out = {f"time/{name}_s": float(s) for name, s in seconds.items()}
+    if tokens and seconds.get("generate"):
+        out["speed/tokens_per_s"] = tokens / seconds["generate"]
+    if episodes and seconds.get("step"):
+        out["speed/episodes_per_s"] = episodes / seconds["step"]
+    return out
+
+
+def _parts(scored: Sequence[Episode]) -> dict[str, float]:
+    names = sorted({k for e in scored if e.score for k in e.score.parts})
+    return {
+        f"reward/{n}_part" if n in RESERVED else f"reward/{n}": _mean([e.score.parts[n] for e in scored if e.score and n in e.score.parts])
+        for n in names
+    }
+
+
+def _accuracies(scored: Sequence[Episode]) -> dict[str, float]:
+    """The overall accuracy and that of each source; a source called "mean" gets a suffix."""
+    out = {}
+    for source in ("", *sorted({e.task.source for e in scored})):
+        correct = _correct([e for e in scored if source in ("", e.task.source)])
+        name = f"accuracy/{source or 'mean'}"
+        if correct:
+            out[f"{name}_source" if source and name in GLOSSARY else name] = _mean([float(c) for c in correct])
+    return out
+
+
+def _correct(scored: Iterable[Episode]) -> list[bool]:
+    return [e.score.correct for e in scored if e.score and e.score.correct is not None]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+# -- intervals ----------------------------------------------------------------------------------------------------------------
+
+
+def interval(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a proportion (Wilson, 1927).
+
+    centre = (p + z²/2n) / (1 + z²/n);  half = z/(1 + z²/n) · sqrt(p(1−p)/n + z²/4n²).
+
+    Args:
+      successes: how many of the n were correct.
+      level: coverage, 0.95 by default (z = 1.96).
+    Returns:
+      (low, high) within [0, 1]; (0, 1) for n = 0.
+    """
+    if n <= 0:
+        return 0.0, 1.0
+    z, p = statistics.NormalDist().inv_cdf(0.5 + level / 2), successes / n
+    shrink = 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / shrink
+    half = z / shrink * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def bootstrap(values: Sequence[float], level: float = 0.95, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean: for rewards, and for accuracies by task or by seed.
+
+    Args:
+      values: independent units, one number each (the mean of a task's answers, the result of a seed).
+    Returns:
+      (low, high); (nan, nan) without values.
+    """
+    if not values:
+        return math.nan, math.nan
+    rng, n = random.Random(seed), len(values)
+    means = sorted(sum(rng.choices(values, k=n)) / n for _ in range(draws))
+    low, high = (1 - level) / 2, (1 + level) / 2
+    return means[math.floor(low * (draws - 1))], means[math.ceil(high * (draws - 1))]
+
+
+def family(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The free names of a family without their prefix: `family(row, "reward")` gives the parts, "accuracy" the sources."""
+    prefix += "/"
+    return {name[len(prefix) :]: value for name, value in metrics.items() if name.startswith(prefix) and name not in GLOSSARY}

@@ -1,0 +1,414 @@
+"""The run folder: everything a run leaves behind, in formats that any tool can read.
+
+    config.json  command.txt  env.json      what was run, how it was called, on what
+    metrics.jsonl                            one JSON object per step
+    rollouts/step-000120.jsonl               a sample of that step's groups; eval-000120.jsonl for held-out ones
+    rollouts/images/<hash>.png               each picture once
+    events.out.tfevents...                   TensorBoard, where it is installed
+    report.html                              the run page
+
+Every file is either appended to with whole lines or written aside and renamed, so a process that is killed at any moment leaves at most
+one torn last line, which the next reader drops.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fovea.types import Episode, Group, Message, Segment
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from fovea.batch import Batch
+
+PACKAGES = ("fovea-rl", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "rich")
+WALL = "time/wall_s"
+
+
+class RunFolder:
+    """Creates or opens a run folder.
+
+    Args:
+      path: the folder; made if missing. Opening changes nothing in it; the first `log` writes over a torn last line.
+      rollout_every: `log_groups` writes on the first step it sees and then on every multiple of this.
+      rollout_groups: how many groups it keeps of a step.
+      rollout_tokens: how many action units it keeps of a segment.
+      image_side: longer pictures are stored reduced to this many pixels; their true size is recorded.
+      tensorboard: write TensorBoard events; None means where TensorBoard is installed.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        rollout_every: int = 10,
+        rollout_groups: int = 4,
+        rollout_tokens: int = 400,
+        image_side: int = 768,
+        tensorboard: bool | None = None,
+    ):
+        self.path = Path(path)
+        self.rollout_every, self.rollout_groups = max(1, rollout_every), rollout_groups
+        self.rollout_tokens, self.image_side = rollout_tokens, image_side
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._tensorboard = importlib.util.find_spec("tensorboard") is not None if tensorboard is None else tensorboard
+        self._writer: Any = None
+        self._tokens: dict[int, str] = {}
+        self._logged_groups = False
+        self._recall()
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def rollouts_path(self) -> Path:
+        return self.path / "rollouts"
+
+    @property
+    def last_step(self) -> int | None:
+        """The last step that was logged, or None."""
+        return self._last_step
+
+    # -- what was run ---------------------------------------------------------------------------------------------------------
+
+    def describe(self, config: Any, command: Sequence[str] | None = None) -> None:
+        """Save the resolved recipe (a dataclass or a mapping), the command line (default: this process's) and the surroundings.
+
+        A resumed run adds its command as a further line.
+        """
+        write_json(self.path / "config.json", dataclasses.asdict(config) if dataclasses.is_dataclass(config) else dict(config))  # type: ignore[arg-type]
+        line = shlex.join(command if command is not None else [Path(sys.argv[0]).name, *sys.argv[1:]])
+        with (self.path / "command.txt").open("a", encoding="utf-8") as f:
+            f.write(line + "\n")
+        write_json(self.path / "env.json", surroundings())
+
+    # -- numbers --------------------------------------------------------------------------------------------------------------
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one step. Logging a step again adds to its line; a step before the last is an error.
+
+        Adds `time/wall_s`, the seconds of this run so far, which continues over a resume. NaN and infinity are stored as null.
+        """
+        if self._last_step is not None and step < self._last_step:
+            raise ValueError(
+                f"{self.metrics_path}: step {step} logged after step {self._last_step}; call truncate({step - 1}) when resuming"
+            )
+        again = step == self._last_step
+        row = {**(self._last_row if again else {}), **{k: float(v) for k, v in metrics.items()}, WALL: round(self.wall_s, 3)}
+        line = json.dumps({"step": step, **{k: v if math.isfinite(v) else None for k, v in row.items()}}) + "\n"
+        with self.metrics_path.open("r+b" if self.metrics_path.exists() else "w+b") as f:
+            f.seek(self._last_offset if again else self._end)
+            self._last_offset = f.tell()
+            f.write(line.encode())
+            f.truncate()
+            self._end = f.tell()
+        self._last_step, self._last_row = step, row
+        if self._tensorboard:
+            self._events(step, metrics)
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds spent in this run so far, earlier processes included."""
+        return self._wall_before + time.monotonic() - self._opened
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """One flat dict per step, `step` included, oldest first; null reads as NaN."""
+        return [{k: math.nan if v is None else v for k, v in row.items()} for row in read_jsonl(self.metrics_path)]
+
+    def truncate(self, step: int) -> None:
+        """Forget everything after `step`, so that a run resumed there repeats no step."""
+        rows = [row for row in read_jsonl(self.metrics_path) if row["step"] <= step]
+        write_text(self.metrics_path, "".join(json.dumps(row) + "\n" for row in rows))
+        for file in self.rollout_files():
+            if rollout_step(file) > step:
+                file.unlink()
+        self._close_events()
+        self._recall()
+
+    def _recall(self) -> None:
+        rows = read_jsonl(self.metrics_path)
+        last = rows[-1] if rows else {}
+        self._last_step: int | None = last.get("step")
+        self._last_row = {k: math.nan if v is None else v for k, v in last.items() if k != "step"}
+        self._last_offset, self._end = _last_line(self.metrics_path)
+        self._wall_before, self._opened = float(self._last_row.get(WALL, 0.0)), time.monotonic()
+
+    def _events(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.path), purge_step=step, max_queue=1000, flush_secs=30)
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def _close_events(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def close(self) -> None:
+        """Flush and close the TensorBoard writer; the rest is always on disk."""
+        self._close_events()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- what the policy saw and did ------------------------------------------------------------------------------------------
+
+    def log_groups(
+        self, step: int, groups: Sequence[Group], policy: Any = None, batch: Batch | None = None, split: str = "train", force: bool = False
+    ) -> Path | None:
+        """Write a sample of a step's groups; returns the file, or None on a step that is not kept.
+
+        Args:
+          policy: turns token ids into strings with `decode_text`; without one no token strings are written.
+          batch: `collate(groups)` with `adv_BT`, for per-token advantages; its rows must be those of exactly these groups.
+          split: "train" or "eval"; held-out groups get their own file.
+          force: write whatever `rollout_every` says.
+        """
+        due = force or split == "eval" or not self._logged_groups or step % self.rollout_every == 0
+        if not due or not groups:
+            return None
+        self._logged_groups = True
+        advantages = _advantages(groups, batch)
+        records = [self._group_record(step, g, policy, advantages) for g in spread(groups, self.rollout_groups, step)]
+        file = self.rollouts_path / f"{'step' if split == 'train' else split}-{step:06d}.jsonl"
+        file.parent.mkdir(exist_ok=True)
+        write_text(file, "".join(json.dumps(r, ensure_ascii=False, default=_plain) + "\n" for r in records))
+        return file
+
+    def rollout_files(self) -> list[Path]:
+        """The files written by `log_groups`, in step order, training before held-out."""
+        return sorted(self.rollouts_path.glob("*-*.jsonl"), key=lambda f: (rollout_step(f), not f.name.startswith("step")))
+
+    def read_groups(self) -> Iterator[dict[str, Any]]:
+        """Every logged group, oldest first: the records of `log_groups` with `split` added."""
+        for file in self.rollout_files():
+            split = file.stem.rpartition("-")[0]
+            yield from ({**record, "split": "train" if split == "step" else split} for record in read_jsonl(file))
+
+    def write_report(self) -> Path:
+        """Write `report.html` from what is in the folder."""
+        from fovea.report.page import render
+
+        file = self.path / "report.html"
+        write_text(file, render(self))
+        return file
+
+    def _group_record(self, step: int, group: Group, policy: Any, advantages: Mapping[int, list[float]]) -> dict[str, Any]:
+        task = group.task
+        return {
+            "step": step,
+            "task": task.id,
+            "source": task.source,
+            "prompt": _messages(task.prompt),
+            "images": [self._save_image(image) for image in task.images],
+            "answer": task.answer,
+            "verifier": task.verifier if isinstance(task.verifier, str) else type(task.verifier).__name__,
+            "params": dict(task.params),
+            "episodes": [self._episode_record(e, policy, advantages) for e in group.episodes],
+        }
+
+    def _episode_record(self, e: Episode, policy: Any, advantages: Mapping[int, list[float]]) -> dict[str, Any]:
+        s = e.score
+        return {
+            "id": e.id,
+            "role": e.role,
+            "text": e.text,
+            "stop": e.stop,
+            "error": e.error,
+            "length": e.length,
+            "score": s.value if s and s.ok and math.isfinite(s.value) else None,
+            "parts": {k: v if math.isfinite(v) else None for k, v in s.parts.items()} if s else {},
+            "correct": s.correct if s else None,
+            "reason": s.reason if s else "never scored",
+            "turns": [
+                {
+                    "text": t.text,
+                    "reward": t.reward,
+                    "stop": t.stop,
+                    "messages": _messages(t.observation.messages) if k else [],
+                    "images": [self._save_image(i) for i in t.observation.images] if k else [],
+                }
+                for k, t in enumerate(e.turns)
+            ],
+            "segments": [self._segment_record(seg, policy, advantages.get(id(seg))) for seg in e.segments],
+        }
+
+    def _segment_record(self, s: Segment, policy: Any, advantage: list[float] | None) -> dict[str, Any]:
+        keep = slice(0, self.rollout_tokens)
+        record: dict[str, Any] = {
+            "mask": [int(m) for m in s.mask[keep].tolist()],
+            "logp": [_short(x) for x in s.logp_old[keep].tolist()],
+            "units": len(s),
+        }
+        if s.actions.ndim == 1 and policy is not None:
+            record["tokens"] = [self._token(policy, i) for i in s.actions[keep].tolist()]
+        if advantage is not None:
+            record["adv"] = [_short(x) for x in advantage[keep]]
+        return record
+
+    def _token(self, policy: Any, token: int) -> str:
+        if token not in self._tokens:
+            self._tokens[token] = policy.decode_text([token], skip_special=False)
+        return self._tokens[token]
+
+    def _save_image(self, image: Image) -> dict[str, Any]:
+        digest = hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()[:16]
+        file = self.rollouts_path / "images" / f"{digest}.png"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            small = image.convert("RGB")
+            small.thumbnail((self.image_side, self.image_side))
+            small.save(aside := file.with_name(f"{digest}.png.part"), format="PNG")
+            aside.replace(file)
+        return {"file": file.name, "width": image.width, "height": image.height}
+
+
+def surroundings() -> dict[str, Any]:
+    """Versions, platform, processor, threads, and the commit of the user's repository where there is one."""
+    torch = sys.modules.get("torch")
+    cuda = torch is not None and torch.cuda.is_available()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "torch_threads": torch.get_num_threads() if torch is not None else None,
+        "device": torch.cuda.get_device_name() if torch is not None and cuda else "cpu",
+        "versions": {name: v for name in PACKAGES if (v := _version(name))},
+        "commit": _git("rev-parse", "HEAD"),
+        "modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str:
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+# -- files --------------------------------------------------------------------------------------------------------------------
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write aside, then rename: a reader sees the old file or the new one, never half of either."""
+    aside = file.with_name(file.name + ".part")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(file)
+
+
+def write_json(file: Path, value: Any) -> None:
+    write_text(file, json.dumps(value, indent=2, ensure_ascii=False, default=_plain) + "\n")
+
+
+def read_jsonl(file: Path) -> list[dict[str, Any]]:
+    """Whole lines of a JSON-lines file; a last line without its newline was torn by a kill and is left out."""
+    if not file.exists():
+        return []
+    *lines, _torn = file.read_bytes().split(b"\n")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as e:
+            raise ValueError(f"{file}, line {number}: expected one JSON object, found {line[:60]!r}; was the file edited by hand?") from e
+    return rows
+
+
+def rollout_step(file: Path) -> int:
+    return int(file.stem.rpartition("-")[2])
+
+
+def _last_line(file: Path) -> tuple[int, int]:
+    """Byte offsets of the start and end of the last whole line."""
+    data = file.read_bytes() if file.exists() else b""
+    end = data.rfind(b"\n") + 1
+    return data.rfind(b"\n", 0, max(0, end - 1)) + 1, end
+
+
+# -- records ------------------------------------------------------------------------------------------------------------------
+
+
+def spread(groups: Sequence[Group], n: int, step: int) -> list[Group]:
+    """At most `n` groups, one source after another; which sources come first turns with the step. Deterministic."""
+    by_source: dict[str, list[Group]] = {}
+    for g in groups:
+        by_source.setdefault(g.task.source, []).append(g)
+    names = sorted(by_source)
+    names = names[step % len(names) :] + names[: step % len(names)] if names else []
+    rounds = max((len(v) for v in by_source.values()), default=0)
+    return [by_source[s][i] for i in range(rounds) for s in names if i < len(by_source[s])][:n]
+
+
+def _advantages(groups: Sequence[Group], batch: Batch | None) -> dict[int, list[float]]:
+    """Advantages by `id(segment)`; rows are in the order in which `collate` makes them."""
+    if batch is None or batch.adv_BT is None:
+        return {}
+    from fovea.batch import TRAINED_ROLES
+
+    segments = [s for g in groups for e in g.episodes if e.role in TRAINED_ROLES for s in e.segments if len(s)]
+    if len(segments) != batch.B:
+        raise ValueError(
+            f"log_groups: the batch has {batch.B} rows but these groups make {len(segments)}; pass the groups it was collated from"
+        )
+    return {id(s): batch.adv_BT[b, : len(s)].tolist() for b, s in enumerate(segments)}
+
+
+def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Chat messages with text and image placeholders only."""
+
+    def part(p: Any) -> dict[str, Any]:
+        if isinstance(p, str):
+            return {"type": "text", "text": p}
+        return {"type": "text", "text": str(p.get("text", ""))} if p.get("type") == "text" else {"type": p.get("type", "image")}
+
+    return [
+        {"role": m.get("role", "user"), "content": [part(p) for p in ([m["content"]] if isinstance(m["content"], str) else m["content"])]}
+        for m in messages
+    ]
+
+
+def _short(x: float) -> float | None:
+    return round(x, 4) if math.isfinite(x) else None
+
+
+def _plain(x: Any) -> Any:
+    """What JSON cannot hold: arrays become lists, anything else its text."""
+    return x.tolist() if hasattr(x, "tolist") else sorted(x) if isinstance(x, set | frozenset) else str(x)
