@@ -274,9 +274,7 @@ class Engine:
         if max_rows < 1:
             raise ValueError(f"max_rows = {max_rows}; expected at least 1")
         if environment is not None and not callable(environment):
-            raise TypeError(
-                f"environment = {environment!r}; expected a class or function that makes one environment per episode, not an environment itself"
-            )
+            raise TypeError(f"environment = {environment!r}; expected a class or a function that makes a new environment for each episode")
         self.policy, self.program, self.environment, self.seed = policy, program, environment, seed
         self.max_rows, self.max_context, self.prefill_tokens = max_rows, max_context, prefill_tokens
         self.counts: Counter[str] = Counter()

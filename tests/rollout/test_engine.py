@@ -358,5 +358,5 @@ def test_an_environment_instead_of_its_class_is_refused():
     class Env:
         pass
 
-    with pytest.raises(TypeError, match="one environment per episode"):
+    with pytest.raises(TypeError, match="a new environment for each episode"):
         Engine(FakePolicy(), environment=Env())  # type: ignore[arg-type]

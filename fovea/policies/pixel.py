@@ -1,0 +1,138 @@
+"""Actor-critic for observations that are pictures: one small convolutional trunk, a categorical or Gaussian head, and a value head.
+
+Observations are uint8 (..., H, W, C), as Gymnasium gives them, or float (..., D) vectors. Sampling is by inverse CDF of addressed uniform
+numbers. Orthogonal initialisation with a small last policy layer follows what PPO implementations commonly do.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fovea.batch import Batch
+
+
+class PixelPolicy(nn.Module):
+    """A policy for vector environments; implements `fovea.batch.Learner` and `fovea.rollout.vector.ArrayPolicy`.
+
+    Args:
+      obs_shape: (H, W, C) of pictures or (D,) of vectors.
+      actions: number of discrete actions, or dimension A of continuous ones.
+      kind: "categorical" or "gaussian" (diagonal, its scale does not depend on the state).
+      width: units of the trunk's output.
+      log_std: initial log standard deviation of the Gaussian.
+    """
+
+    def __init__(self, obs_shape: tuple[int, ...], actions: int, kind: str = "categorical", width: int = 64, log_std: float = -0.5):
+        super().__init__()
+        if kind not in ("categorical", "gaussian"):
+            raise ValueError(f"kind = {kind!r}; expected 'categorical' or 'gaussian'")
+        self.config = {"obs_shape": list(obs_shape), "actions": actions, "kind": kind, "width": width, "log_std": log_std}
+        self.obs_shape, self.actions, self.kind = tuple(obs_shape), actions, kind
+        self.draws = 1 if kind == "categorical" else actions
+        self.version = 0
+        self.trunk = trunk(self.obs_shape, width)
+        self.head, self.critic = nn.Linear(width, actions), nn.Linear(width, 1)
+        self.log_std = nn.Parameter(torch.full((actions,), log_std)) if kind == "gaussian" else None
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                nn.init.orthogonal_(module.weight, math.sqrt(2))
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        nn.init.orthogonal_(self.head.weight, 0.01)
+        nn.init.orthogonal_(self.critic.weight, 1.0)
+        self.reference: list[PixelPolicy] = []  # in a list: not a submodule, so neither trained nor saved
+
+    def features(self, obs: Tensor) -> Tensor:
+        x = obs.float()
+        if len(self.obs_shape) == 3:
+            x = (x / 255.0 - 0.5).movedim(-1, -3)
+        return self.trunk(x)
+
+    def distribution(self, features: Tensor) -> torch.distributions.Distribution:
+        out = self.head(features)
+        if self.log_std is None:
+            return torch.distributions.Categorical(logits=out)
+        return torch.distributions.Independent(torch.distributions.Normal(out, self.log_std.exp().expand_as(out)), 1)
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, uniform_ED: Tensor, greedy_E: Tensor) -> dict[str, Tensor]:
+        """(E, ...) -> actions (E,) or (E, A) and their logp (E,)."""
+        dist = self.distribution(self.features(obs))
+        if isinstance(dist, torch.distributions.Categorical):
+            drawn = (dist.probs.double().cumsum(1) <= uniform_ED).sum(1).clamp(max=self.actions - 1)
+            actions = torch.where(greedy_E, dist.probs.argmax(1), drawn)
+        else:
+            noise = normals(uniform_ED).to(dist.mean.dtype)
+            actions = dist.mean + dist.stddev * noise * ~greedy_E[:, None]
+        return {"actions": actions, "logp": dist.log_prob(actions)}
+
+    def evaluate(self, batch: Batch, want: frozenset[str], variant: str = "policy") -> dict[str, Tensor]:
+        """See `Learner`; padding is not computed. "next_value" (B,) estimates what follows each row, from `extras["next_obs"]`."""
+        if variant != "policy":
+            if variant != "reference" or not self.reference:
+                raise ValueError(f"variant {variant!r}; expected 'policy', or 'reference' after set_reference()")
+            return self.reference[0].evaluate(batch, want)
+        unknown = want - {"logp", "entropy", "value", "next_value"}
+        if unknown:
+            raise ValueError(f"streams {sorted(unknown)} are not known to a pixel policy; it has logp, entropy, value, next_value")
+        real_BT = batch.mask_BT > 0
+        out: dict[str, Tensor] = {}
+        if want - {"next_value"}:
+            features = self.features(batch.extras["obs"][real_BT])
+            dist = self.distribution(features)
+            if "logp" in want:
+                out["logp"] = spread(dist.log_prob(batch.actions_BT[real_BT]), real_BT)
+            if "entropy" in want:
+                out["entropy"] = spread(dist.entropy(), real_BT)
+            if "value" in want:
+                out["value"] = spread(self.critic(features)[:, 0], real_BT)
+        if "next_value" in want:
+            out["next_value"] = self.critic(self.features(batch.extras["next_obs"][:, 0]))[:, 0]
+        return out
+
+    def set_reference(self) -> None:
+        """Freeze a copy of the current weights for variant "reference"."""
+        self.reference = []
+        self.reference = [copy.deepcopy(self).requires_grad_(False)]
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        return super().parameters(recurse)
+
+    def save(self, folder: str | Path) -> None:
+        """`model.safetensors` and `config.json` into `folder`."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, Path(folder) / "model.safetensors")
+        Path(folder, "config.json").write_text(json.dumps(self.config, indent=1))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> PixelPolicy:
+        config = json.loads(Path(folder, "config.json").read_text())
+        policy = cls(**{**config, "obs_shape": tuple(config["obs_shape"])})
+        policy.load_state_dict(load_file(Path(folder) / "model.safetensors"))
+        return policy
+
+
+def trunk(obs_shape: tuple[int, ...], width: int) -> nn.Sequential:
+    """Two strided convolutions and a linear layer for pictures, two linear layers for vectors."""
+    if len(obs_shape) == 1:
+        return nn.Sequential(nn.Linear(obs_shape[0], width), nn.Tanh(), nn.Linear(width, width), nn.Tanh())
+    height, wide, channels = obs_shape
+    convolutions = [nn.Conv2d(channels, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(), nn.Flatten()]
+    return nn.Sequential(*convolutions, nn.Linear(32 * (height // 2 // 2) * (wide // 2 // 2), width), nn.ReLU())
+
+
+def spread(x_N: Tensor, real_BT: Tensor) -> Tensor:
+    """Values of the real units -> (B, T), zero elsewhere; differentiable."""
+    return x_N.new_zeros(real_BT.shape).masked_scatter(real_BT, x_N)
+
+
+def normals(uniform: Tensor) -> Tensor:
+    """Standard normal numbers by inverse CDF (float64); a uniform of exactly 0 stands for the smallest positive one."""
+    return torch.special.ndtri(uniform.clamp(min=2.0**-54))
