@@ -1,0 +1,38 @@
+"""GRPO on ten families of visual questions: the default run.
+
+The base sees well and answers well after a look, but mostly blurts an answer. The reward is whether the answer is right; nothing says how.
+"""
+
+from fovea.methods.grpo import GRPO
+from fovea.recipe import Recipe
+from fovea.rollout.sampling import Sampling
+
+tiny = Recipe(
+    name="grpo",
+    method=GRPO(beta=0.0),
+    sampling=Sampling(max_new_tokens=64),
+    tasks_per_step=32,
+    group_size=8,
+    micro_batch=256,
+    steps=60,
+    learning_rate=3e-4,
+)
+
+real = Recipe(
+    name="grpo-real",
+    model="Qwen2.5-VL-3B-Instruct",
+    freeze=("tower",),
+    dtype="bfloat16",
+    gradient_checkpointing=True,
+    device="cuda",
+    data="train.jsonl",
+    method=GRPO(beta=0.01),
+    sampling=Sampling(max_new_tokens=1024),
+    tasks_per_step=128,
+    group_size=8,
+    micro_batch=8,
+    steps=300,
+    learning_rate=1e-6,
+    weight_decay=1e-2,
+    eval_every=20,
+)
