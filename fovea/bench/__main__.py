@@ -1,0 +1,3 @@
+from fovea.bench import main
+
+raise SystemExit(main())
