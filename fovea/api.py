@@ -180,7 +180,7 @@ def build_policy(recipe: Recipe, model: Path | None = None) -> HFVLM:
         if model is None:
             policy.set_reference()
         else:
-            policy.set_reference(build_policy(recipe))
+            policy.reference = load_policy(recipe.model, dtype=recipe.dtype, device=recipe.device).model.requires_grad_(False)
     return policy
 
 
