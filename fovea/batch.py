@@ -31,7 +31,6 @@ class Needs:
       members: extra group members to roll out: "greedy" (ReMax) or "gold".
       data: "rollout", or what the offline loop reads: "responses" (SFT) or "pairs" (DPO).
       unit: "row", or "group" when the loss couples the rows of a group, which then never straddle micro-batches.
-      min_scored: fewest scored members a group must have to train on; 2 where the baseline is the group itself.
     """
 
     before: frozenset[str] = frozenset()
@@ -39,7 +38,6 @@ class Needs:
     members: tuple[str, ...] = ()
     data: str = "rollout"
     unit: str = "row"
-    min_scored: int = 1
 
 
 class Streams(Mapping[str, Tensor]):
@@ -319,20 +317,3 @@ class Learner(Protocol):
     def evaluate(self, batch: Batch, want: frozenset[str], variant: str = "policy") -> dict[str, Tensor]:
         """Streams (B, T) named in `want`: "logp", "entropy", "value" ("next_value" is (B,)), under "policy", "reference" or "masked"."""
         ...
-
-
-def evaluate(learner: Learner, batch: Batch, names: frozenset[str], phase: str = "loss") -> Streams:
-    """The streams called `names` in `Needs`, with one evaluation per variant.
-
-    "next_value", the value after the last unit of a row, is left out unless some row was cut.
-    """
-    by_variant: dict[str, set[str]] = {}
-    for full in names:
-        variant, _, name = full.rpartition("/")
-        if name != "next_value" or bool(batch.bootstrap_B.any()):
-            by_variant.setdefault(variant or "policy", set()).add(name)
-    found: dict[str, Tensor] = {}
-    for variant in sorted(by_variant):
-        streams = learner.evaluate(batch, frozenset(by_variant[variant]), variant)
-        found |= {(k if variant == "policy" else f"{variant}/{k}"): streams[k] for k in by_variant[variant]}
-    return Streams(found, phase)

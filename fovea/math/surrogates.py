@@ -30,8 +30,3 @@ def cispo(ratio: Tensor, logp: Tensor, adv: Tensor, eps_lo: float = 1.0, eps_hi:
 def reinforce(logp: Tensor, adv: Tensor) -> Tensor:
     """J = A·log π (Williams 1992)."""
     return adv * logp
-
-
-def clipped(ratio: Tensor, adv: Tensor, eps_lo: float, eps_hi: float) -> Tensor:
-    """1.0 where `ppo_clip` zeroes the gradient: ρ has left the interval in the direction that A asks for."""
-    return (((ratio > 1 + eps_hi) & (adv > 0)) | ((ratio < 1 - eps_lo) & (adv < 0))).to(ratio.dtype)

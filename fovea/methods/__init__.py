@@ -1,0 +1,27 @@
+"""What is learned from the episodes? One file per method; this dictionary is the whole registry."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from fovea.math.options import choose
+
+METHODS: dict[str, str] = {
+    "grpo": "fovea.methods.grpo:GRPO",
+    "dr_grpo": "fovea.methods.dr_grpo:DrGRPO",
+    "dapo": "fovea.methods.dapo:DAPO",
+    "gspo": "fovea.methods.gspo:GSPO",
+    "cispo": "fovea.methods.cispo:CISPO",
+    "rloo": "fovea.methods.rloo:RLOO",
+    "remax": "fovea.methods.remax:ReMax",
+    "reinforce_pp": "fovea.methods.reinforce_pp:ReinforcePP",
+    "ppo": "fovea.methods.ppo:PPO",
+    "sft": "fovea.methods.sft:SFT",
+    "dpo": "fovea.methods.dpo:DPO",
+}
+
+
+def get(name: str) -> type:
+    """The method class called `name`; an unknown name lists what exists and the nearest."""
+    module, _, attribute = choose("method", name, METHODS).partition(":")
+    return getattr(import_module(module), attribute)
