@@ -1,1 +1,1 @@
-"""In which order, where? Collectors (`on_policy`, `offline`) bring groups; one session turns them into optimizer steps, whatever the method."""
+"""In which order, where? Collectors (`on_policy`, `offline`) bring groups; one session turns them into optimizer steps."""

@@ -114,7 +114,7 @@ def optimizer_step(
         loss, metrics = method.loss(out, micro)
         if loss.requires_grad:
             loss.backward()
-        for name, value in {"loss/total": loss, **metrics}.items():
+        for name, value in {"loss/total": loss.detach(), **metrics}.items():
             sums[name] = sums.get(name, 0.0) + float(value)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     grad_norm = float(torch.nn.utils.clip_grad_norm_(trained, max_grad_norm if max_grad_norm > 0 else math.inf))
