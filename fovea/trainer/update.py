@@ -69,7 +69,12 @@ def prepare(policy: Learner, method: Method, groups: Sequence[Group], context: C
 
 
 def evaluate_all(policy: Learner, batch: Batch, names: frozenset[str], micro_batch: int) -> dict[str, Tensor]:
-    """Streams of the whole batch, one packed pass per variant; "reference/logp" means "logp" under variant "reference"."""
+    """Streams of the whole batch, one packed pass per variant; "reference/logp" means "logp" under variant "reference".
+
+    "next_value", the value after a row's last unit, is asked for only when some row was cut.
+    """
+    if not bool(batch.bootstrap_B.any()):
+        names = names - {"next_value"}
     by_variant: dict[str, set[str]] = {}
     for name in names:
         variant, _, stream = name.rpartition("/")
