@@ -1,0 +1,425 @@
+"""A Hugging Face vision-language model as a policy: Qwen2-VL, Qwen2.5-VL and Qwen3-VL checkpoints from a local folder.
+
+It encodes prompts, samples (prefill, decode) and re-computes log-probabilities with gradient (evaluate), each unique image and each unique prompt
+once. Two ways through the text model give the same numbers: the family's own forward with our attention function registered in transformers'
+attention interface (`path="interface"`; gradient checkpointing uses it), and a shorter loop over the same modules (`path="direct"`).
+Remote code is never executed. Video is left out.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fovea.batch import Batch
+from fovea.policies import decoder, generation, shared_prefix, vision
+from fovea.policies.generation import Cohort
+from fovea.policies.head import logp_and_entropy
+from fovea.policies.processor import PLACEHOLDERS, Cache, Picture, Processor, Prompt
+from fovea.policies.shared_prefix import Layout
+from fovea.policies.vision import Features
+from fovea.types import Message, Prefix, user
+
+FAMILIES = {
+    "qwen2_vl": "Qwen2VLForConditionalGeneration",
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "qwen3_vl": "Qwen3VLForConditionalGeneration",
+}
+VALUE_HEAD = "value_head.safetensors"
+
+
+class Model(nn.Module):
+    """One set of weights: the checkpoint's model and, where a method needs values, a linear head on its last hidden state."""
+
+    def __init__(self, vlm: Any, value_head: bool):
+        super().__init__()
+        self.vlm = vlm
+        self.value = nn.Linear(vlm.config.text_config.hidden_size, 1) if value_head else None
+        if self.value is not None:
+            nn.init.zeros_(self.value.weight)
+            nn.init.zeros_(self.value.bias)
+        self.features: Cache[Features] = Cache(512 << 20, lambda f: f.nbytes)
+        self.features_of: Any = None
+
+    @property
+    def text(self) -> Any:
+        return self.vlm.model.language_model
+
+    @property
+    def visual(self) -> Any:
+        return self.vlm.model.visual
+
+
+class HFVLM:
+    """A language policy that sees. Make one with `HFVLM.load`.
+
+    Attributes:
+      temperature: the sampling temperature that `evaluate` divides logits by; set by the trainer.
+      version: number of optimizer steps taken, bumped by the trainer.
+      eos_ids, banned_ids: tokens that end an answer; image and video placeholders, which have no probability.
+      path: "direct" or "interface".
+    """
+
+    def __init__(self, model: Model, processor: Processor, path: str = "direct", gradient_checkpointing: bool = False):
+        self.model, self.processor, self.path = model, processor, path
+        self.gradient_checkpointing = gradient_checkpointing
+        self.reference: Model | None = None
+        self.temperature, self.version = 1.0, 0
+        self.eos_ids, self.banned_ids = _eos_ids(model.vlm, processor), _banned_ids(model.vlm, processor)
+        self.vocab_size = model.vlm.config.text_config.vocab_size
+        self._counts = {"vision_encodings": 0, "prefix_tokens_update": 0}
+        self._fused: tuple[Any, generation.Weights] | None = None
+
+    # -- loading and saving ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        dtype: str = "float32",
+        device: str = "cpu",
+        freeze: Sequence[str] = (),
+        gradient_checkpointing: bool = False,
+        value_head: bool = False,
+    ) -> HFVLM:
+        """Read a checkpoint folder, or "tiny" for the model that ships with the package.
+
+        Args:
+          dtype: "float32", "bfloat16" or "float64" of the weights in memory.
+          freeze: parts that are not trained: "tower" (the vision transformer), "projector" (its mergers), "text" (decoder, embeddings, head).
+        """
+        folder = _folder(path)
+        config = _config(folder)
+        family: Any = getattr(transformers, FAMILIES[config["model_type"]])
+        vlm = family.from_pretrained(folder, dtype=getattr(torch, dtype), trust_remote_code=False, local_files_only=True)
+        model = Model(vlm, value_head).to(device=device, dtype=getattr(torch, dtype))
+        if model.value is not None and (folder / VALUE_HEAD).exists():
+            model.value.load_state_dict(load_file(folder / VALUE_HEAD))
+        vision.install(vlm.model.visual)
+        vlm.model.language_model.config._attn_implementation = shared_prefix.NAME
+        _freeze(vlm, freeze)
+        if gradient_checkpointing:
+            vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        direct = decoder.supports(vlm.model.language_model)
+        processor = Processor(folder, vlm.config.image_token_id, vlm.model.get_rope_index)
+        return cls(model.train(), processor, "direct" if direct else "interface", gradient_checkpointing)
+
+    def save(self, folder: str | Path) -> None:
+        """A checkpoint folder that transformers' `from_pretrained` loads at once."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.vlm.save_pretrained(folder)
+        self.processor.save(folder)
+        if self.model.value is not None:
+            save_file({k: v.detach().cpu().contiguous() for k, v in self.model.value.state_dict().items()}, folder / VALUE_HEAD)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        return (p for p in self.model.parameters() if p.requires_grad)
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
+
+    def set_reference(self) -> None:
+        """Freeze a copy of the present weights for `variant="reference"`."""
+        self.model.features.clear()
+        self.reference = copy.deepcopy(self.model).requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.vlm.lm_head.weight.device
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Work done so far: images through the tower, images preprocessed, prefix tokens through the text model with gradient."""
+        return {**self._counts, "preprocessed": self.processor.preprocessed}
+
+    # -- text -----------------------------------------------------------------------------------------------------------------
+
+    def encode(self, messages: Sequence[Message], images: Sequence[Image.Image] = ()) -> Prefix:
+        """Chat template, generation prompt and image placeholders; cached, with a content hash as key."""
+        return self.processor.encode(messages, images)
+
+    def encode_append(self, messages: Sequence[Message]) -> list[int]:
+        """Text-only tokens that continue a conversation after an assistant answer, from the end of its turn to the next generation prompt."""
+        return self.processor.encode_append(messages)
+
+    def encode_text(self, text: str) -> list[int]:
+        return self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def decode_text(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        return self.processor.decode(ids, skip_special)
+
+    # -- generation -----------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def prefill(self, prefixes: Sequence[Prefix], suffixes: Sequence[Sequence[Sequence[int]]], room: int) -> tuple[Cohort, Tensor]:
+        """Compute each unique prompt once and attach its rows.
+
+        Args:
+          prefixes: N prompts from `encode`.
+          suffixes: suffixes[n][g] are the tokens that row g of prompt n already holds after the prompt (usually none).
+          room: how many more tokens each row may decode.
+        Returns:
+          A cohort of R rows, prefix-major, and the raw logits (R, V) of each row's next token in float32.
+        """
+        rows = [list(s) for group in suffixes for s in group]
+        layout = Layout(tuple(p.length for p in prefixes), tuple(tuple(len(s) for s in group) for group in suffixes))
+        kept: list[tuple[Tensor, Tensor]] = []
+        tokens = torch.tensor([t for s in rows for t in s], dtype=torch.long)
+        hidden = self._hidden(self.model, prefixes, layout, tokens, keep=kept)
+        owner_R = torch.tensor([n for n, group in enumerate(suffixes) for _ in group], dtype=torch.long)
+        length_R = torch.tensor([len(s) for s in rows], dtype=torch.long)
+        end_R = len(prefixes) + length_R.cumsum(0) - 1
+        hidden_R = hidden[torch.where(length_R > 0, end_R, owner_R)]
+        cohort = self._cohort(prefixes, layout, kept, owner_R, length_R, room)
+        return cohort, (hidden_R @ self.model.vlm.lm_head.weight.t()).float()
+
+    def decode(self, cohorts: Sequence[Cohort], tokens: Sequence[Tensor]) -> list[Tensor]:
+        """One token for every row of every cohort -> the raw logits of the next one, (R, V) per cohort, in float32."""
+        return generation.step(self._weights(), cohorts, tokens)
+
+    def predict(
+        self, images: Image.Image | Sequence[Image.Image], text: str, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
+    ) -> str:
+        """Answer one question about one or several images; greedy unless `temperature` is positive."""
+        pictures = [images] if isinstance(images, Image.Image) else list(images)
+        draw = torch.Generator().manual_seed(seed)
+        cohort, logits = self.prefill([self.encode(user(text, len(pictures)), pictures)], [[()]], max_new_tokens)
+        ids: list[int] = []
+        while True:
+            logits[:, list(self.banned_ids)] = float("-inf")
+            chosen = torch.multinomial((logits / temperature).softmax(-1), 1, generator=draw)[:, 0] if temperature else logits.argmax(-1)
+            if int(chosen) in self.eos_ids:
+                break
+            ids.append(int(chosen))
+            if len(ids) == max_new_tokens:
+                break
+            (logits,) = self.decode([cohort], [chosen])
+        return self.decode_text(ids)
+
+    # -- learning -------------------------------------------------------------------------------------------------------------
+
+    def evaluate(self, batch: Batch, want: frozenset[str] | set[str], variant: str = "policy") -> dict[str, Tensor]:
+        """Streams of the batch's actions under `variant` weights ("policy" or "reference"), each prefix computed once.
+
+        `logp` and `entropy` (B, T) are those of softmax(logits / temperature) without the banned ids, zero where `mask_BT` is zero (what the
+        environment inserted is context only). `value` (B, T) reads the state before each unit, `next_value` (B,) the one after the last.
+        """
+        model = self._variant(variant)
+        if unknown := set(want) - {"logp", "entropy", "value", "next_value"}:
+            raise ValueError(f"evaluate: found {sorted(unknown)}; expected names among logp, entropy, value, next_value")
+        if int(batch.prefix_B.min()) < 0:
+            raise ValueError(f"evaluate: row {int(batch.prefix_B.argmin())} has no prefix; a language policy reads its prompt from one")
+        order = torch.argsort(batch.prefix_B, stable=True)
+        table, owner_B = batch.prefix_B[order].unique_consecutive(return_inverse=True)
+        prefixes = [batch.prefixes[i] for i in table.tolist()]
+        length_B = batch.length_B[order]
+        held_B = length_B if "next_value" in want else length_B - 1
+        layout = Layout(tuple(p.length for p in prefixes), tuple(tuple(held_B[owner_B == n].tolist()) for n in range(len(prefixes))))
+        if torch.is_grad_enabled():
+            self._counts["prefix_tokens_update"] += layout.prefix_tokens
+        actions_BT, T = batch.actions_BT[order], batch.actions_BT.shape[1]
+        cell_T = torch.arange(T)
+        hidden = self._hidden(model, prefixes, layout, actions_BT[cell_T < held_B[:, None]])
+        before_BT = _states_before(owner_B, held_B, T, len(prefixes))
+        back = order.argsort()
+        out: dict[str, Tensor] = {}
+        chosen_BT = (batch.mask_BT[order] > 0) & (cell_T < length_B[:, None])
+        if want & {"logp", "entropy"}:
+            logp, entropy = logp_and_entropy(
+                hidden,
+                model.vlm.lm_head.weight,
+                before_BT[chosen_BT],
+                actions_BT[chosen_BT],
+                torch.tensor(self.banned_ids),
+                self.temperature,
+                "entropy" in want,
+            )
+            for name, x in (("logp", logp), ("entropy", entropy)):
+                if name in want:
+                    out[name] = x.new_zeros(chosen_BT.shape).masked_scatter(chosen_BT, x)[back]
+        if want & {"value", "next_value"}:
+            value = self._value(model, hidden)
+            out["value"] = torch.where(chosen_BT, value[before_BT], 0)[back]
+            if "next_value" in want:
+                out["next_value"] = value[len(prefixes) + held_B.cumsum(0) - 1][back]
+        return {name: x for name, x in out.items() if name in want}
+
+    # -- the forward passes ---------------------------------------------------------------------------------------------------
+
+    def _hidden(
+        self, model: Model, prefixes: Sequence[Prefix], layout: Layout, row_tokens: Tensor, keep: list[tuple[Tensor, Tensor]] | None = None
+    ) -> Tensor:
+        """Hidden states of each prefix's last token and of all row tokens, (N + rows, C), for the packed row that `layout` describes."""
+        prompts: list[Prompt] = [p.data for p in prefixes]
+        ids = torch.cat([*(p.ids for p in prompts), row_tokens])
+        positions = _positions(prompts, layout)
+        x = model.text.embed_tokens(ids)
+        visual, at = self._visual(model, prompts), (ids[: layout.prefix_tokens] == self.processor.image_token_id).nonzero()[:, 0]
+        deep = None
+        if visual is not None:
+            x = x.index_copy(0, at, visual.tokens.to(x.dtype))
+            deep = (at, visual.deep) if visual.deep else None
+        if self.path == "direct" and (keep is not None or not (self.gradient_checkpointing and torch.is_grad_enabled())):
+            return decoder.run(model.text, x, positions, layout, deep, keep)
+        extra: dict[str, Any] = {}
+        if deep is not None:
+            shown = torch.zeros(len(ids), dtype=torch.bool).index_fill_(0, at, True)
+            extra = {"visual_pos_masks": shown[None], "deepstack_visual_embeds": list(deep[1])}
+        out = model.text(inputs_embeds=x[None], position_ids=positions[:, None], use_cache=False, layout=layout, **extra)
+        return out.last_hidden_state[0].index_select(0, layout.needed)
+
+    def _visual(self, model: Model, prompts: Sequence[Prompt]) -> Features | None:
+        """Features of all the prompts' images in order, each unique image encoded once and remembered while the tower's weights stand."""
+        pictures = [picture for p in prompts for picture in p.pictures]
+        if not pictures:
+            return None
+        unique: dict[str, Picture] = {p.key: p for p in pictures}
+        trained = torch.is_grad_enabled() and any(p.requires_grad for p in model.visual.parameters())
+        found: dict[str, Features] = {}
+        if not trained:
+            stamp = _stamp(model.visual)
+            if stamp != model.features_of:
+                model.features.clear()
+                model.features_of = stamp
+            found = {k: f for k in unique if (f := model.features.get(k)) is not None}
+        missing = [p for k, p in unique.items() if k not in found]
+        if missing:
+            self._counts["vision_encodings"] += len(missing)
+            features = vision.encode(model.visual, missing)
+            found |= {p.key: f for p, f in zip(missing, features)}
+            if not trained:
+                for p, f in zip(missing, features):
+                    model.features.put(p.key, f)
+        ordered = [found[p.key] for p in pictures]
+        return Features(torch.cat([f.tokens for f in ordered]), tuple(map(torch.cat, zip(*(f.deep for f in ordered)))))
+
+    def _cohort(
+        self,
+        prefixes: Sequence[Prefix],
+        layout: Layout,
+        kept: Sequence[tuple[Tensor, Tensor]],
+        owner_R: Tensor,
+        length_R: Tensor,
+        room: int,
+    ) -> Cohort:
+        P, R = max(layout.prefix), len(owner_R)
+        K, _, D = kept[0][0].shape
+        size = (int(length_R.max()) if R else 0) + room
+        spans = [(a, b) for a, b, _, _ in layout.spans]
+        prefix_k, prefix_v = [], []
+        for k, v in kept:
+            padded_k, padded_v = k.new_zeros(len(spans), K, D, P), v.new_zeros(len(spans), K, P, D)
+            for n, (a, b) in enumerate(spans):
+                padded_k[n, :, :, : b - a], padded_v[n, :, : b - a] = k[:, a:b].transpose(1, 2), v[:, a:b]
+            prefix_k.append(padded_k)
+            prefix_v.append(padded_v)
+        mask = None
+        if min(layout.prefix) < P:
+            beyond = torch.arange(P) >= torch.tensor(layout.prefix)[:, None]
+            mask = torch.zeros(beyond.shape, dtype=prefix_k[0].dtype).masked_fill_(beyond, float("-inf"))[:, None, None]
+        suffix_k, suffix_v = (kept[0][0].new_zeros(len(kept), R, K, size, D) for _ in range(2))
+        start = layout.prefix_tokens
+        for r, t in enumerate(length_R.tolist()):
+            if t:
+                for i, (k, v) in enumerate(kept):
+                    suffix_k[i, r, :, :t], suffix_v[i, r, :, :t] = k[:, start : start + t], v[:, start : start + t]
+                start += t
+        first_R = torch.tensor([p.data.next_position for p in prefixes])[owner_R]
+        positions = (first_R[:, None] + torch.arange(size)).expand(3, -1, -1)
+        cos, sin = self.model.text.rotary_emb(suffix_k, positions)
+        return Cohort(prefix_k, prefix_v, mask, owner_R, suffix_k, suffix_v, length_R, cos, sin)
+
+    def _weights(self) -> generation.Weights:
+        stamp = _stamp(self.model.text)
+        if self._fused is None or self._fused[0] != stamp:
+            self._fused = (stamp, generation.fuse(self.model.text, self.model.vlm.lm_head.weight))
+        return self._fused[1]
+
+    def _variant(self, variant: str) -> Model:
+        if variant == "policy":
+            return self.model
+        if variant == "reference" and self.reference is not None:
+            return self.reference
+        if variant == "reference":
+            raise ValueError(
+                'evaluate: variant "reference" was asked for but no reference was set; call policy.set_reference() before training'
+            )
+        raise ValueError(f'evaluate: found variant {variant!r}; expected "policy" or "reference"')
+
+    def _value(self, model: Model, hidden: Tensor) -> Tensor:
+        if model.value is None:
+            raise ValueError("evaluate: a value was asked for but the policy has no value head; load it with value_head=True")
+        return model.value(hidden)[:, 0].to(torch.promote_types(hidden.dtype, torch.float32))
+
+
+def _positions(prompts: Sequence[Prompt], layout: Layout) -> Tensor:
+    """(3, L): each answer goes on where its prompt stopped."""
+    rows = [p.next_position + torch.arange(t) for p, lengths in zip(prompts, layout.rows) for t in lengths]
+    answers = torch.cat([*rows, torch.zeros(0, dtype=torch.long)])
+    return torch.cat([*(p.positions for p in prompts), answers.expand(3, -1)], 1)
+
+
+def _states_before(owner_B: Tensor, held_B: Tensor, T: int, N: int) -> Tensor:
+    """(B, T) index of the hidden state that each unit was chosen in: its prompt's last token, then the row's own tokens."""
+    first_B = N + held_B.cumsum(0) - held_B
+    index_BT = first_B[:, None] + torch.arange(-1, T - 1)
+    index_BT[:, 0] = owner_B
+    return index_BT.clamp_max(N + int(held_B.sum()) - 1)
+
+
+def _stamp(module: nn.Module) -> tuple[int, ...]:
+    """Changes whenever a weight is written in place or replaced."""
+    return tuple(x for p in module.parameters() for x in (p._version, p.data_ptr()))
+
+
+def _freeze(vlm: Any, freeze: Sequence[str]) -> None:
+    """`requires_grad` by part of the model."""
+    if unknown := set(freeze) - {"tower", "projector", "text"}:
+        raise ValueError(f"freeze: found {sorted(unknown)}; expected names among tower, projector, text")
+    for name, p in vlm.named_parameters():
+        part = "text" if "visual." not in name else "projector" if "merger" in name else "tower"
+        p.requires_grad_(part not in freeze)
+
+
+def _folder(path: str | Path) -> Path:
+    if str(path) == "tiny":
+        from fovea.policies.tiny_vlm import BASE_DIR
+
+        return BASE_DIR
+    return Path(path)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The checkpoint's config.json, checked before anything heavy is loaded."""
+    file = folder / "config.json"
+    if not file.exists():
+        found = ", ".join(sorted(p.name for p in folder.iterdir())[:12]) or "an empty folder" if folder.is_dir() else "no such folder"
+        raise FileNotFoundError(
+            f"{folder}: found {found}; expected a checkpoint folder with config.json, *.safetensors, tokenizer.json and preprocessor_config.json"
+        )
+    config = json.loads(file.read_text())
+    if config.get("model_type") not in FAMILIES:
+        raise ValueError(f"{file}: found model_type {config.get('model_type')!r}; expected one of {', '.join(FAMILIES)}")
+    return config
+
+
+def _eos_ids(vlm: Any, processor: Processor) -> tuple[int, ...]:
+    named = vlm.generation_config.eos_token_id
+    ids = [named] if isinstance(named, int) else list(named or ())
+    return tuple(sorted({i for i in (*ids, processor.tokenizer.eos_token_id) if i is not None}))
+
+
+def _banned_ids(vlm: Any, processor: Processor) -> tuple[int, ...]:
+    vocabulary = processor.tokenizer.get_vocab()
+    named = [getattr(vlm.config, f"{kind}_token_id", None) for kind in ("image", "video", "vision_start", "vision_end")]
+    return tuple(sorted({i for i in (*named, *(vocabulary.get(t) for t in PLACEHOLDERS)) if i is not None}))
