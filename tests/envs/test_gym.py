@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from fovea.envs.gym import InWords, last_named, vector
+from fovea.envs.pixels import Reach
+from fovea.rollout.engine import Engine
+from fovea.rollout.sampling import Sampling
+from fovea.types import Task
+from tests.rollout.fake_policy import FakePolicy, scripted
+
+TASK = Task(id="reach", source="pixels", prompt=(), meta={"seed": 3})
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+def test_reach_keeps_gymnasiums_rules(continuous):
+    check_env(Reach(continuous=continuous), skip_render_check=True)
+
+
+def test_reach_by_hand():
+    env = Reach(limit=3)
+    env.reset(seed=0)
+    env.at, env.target = np.array([0.0, 0.0]), np.array([4.0, 4.0])
+    assert env.step(0)[1:4] == (-0.02, False, False)  # against the wall: it stays
+    assert env.step(1)[1:4] == (-0.02, False, False)
+    picture, reward, terminated, truncated, _ = env.step(3)
+    assert (reward, terminated, truncated) == (1.0, True, False)
+    assert (picture[4:8, 4:8] == 255).all() and picture.sum() == 255 * 3 * 16
+
+
+def test_the_limit_truncates():
+    env = Reach(limit=2)
+    env.reset(seed=0)
+    env.at, env.target = np.array([0.0, 0.0]), np.array([12.0, 12.0])
+    assert [env.step(0)[2:4] for _ in range(2)] == [(False, False), (False, True)]
+
+
+def test_in_words_shows_one_picture_per_turn_and_books_rewards():
+    policy = FakePolicy(scripted({"Choose one of: up, down, left, right.": "go UP now"}))
+    make = lambda: InWords(lambda: Reach(limit=3), ("up", "down", "left", "right"))  # noqa: E731
+    (group,) = Engine(policy, environment=make).rollout([TASK], 2, Sampling(temperature=0))
+    a, b = group.episodes
+    assert len(a.segments) == 3 and a.stop == "cut" and a.segments[-1].bootstrap
+    assert [s.reward for s in a.segments] == [(-0.02,)] * 3
+    assert [s.prefix.key for s in a.segments] == [s.prefix.key for s in b.segments]
+
+
+def test_an_answer_that_names_no_action_does_not_move():
+    env = InWords(Reach, ("up", "down", "left", "right"), invalid_reward=-0.3, max_turns=2)
+    before = env.reset(TASK, 0).images[0]
+    from fovea.types import Action
+
+    after, reward, terminated, truncated, info = env.step(Action("sideways"))
+    assert after.images[0].tobytes() == before.tobytes() and (reward, terminated, truncated, info) == (
+        -0.3,
+        False,
+        False,
+        {"invalid": True},
+    )
+    assert env.step(Action("sideways"))[3]
+
+
+@pytest.mark.parametrize(("text", "index"), [("left, no: right", 3), ("LEFT", 2), ("stay", None), ("", None)])
+def test_last_named(text, index):
+    assert last_named(text, ("up", "down", "left", "right")) == index
+
+
+def test_the_longer_of_two_names_at_the_same_place_wins():
+    assert last_named("turn right", ("turn", "turn right")) == 1
+
+
+def test_vector_has_no_autoreset():
+    assert vector(Reach, 2).metadata["autoreset_mode"].name == "DISABLED"
+    assert vector("CartPole-v1", 2).metadata["autoreset_mode"].name == "DISABLED"
