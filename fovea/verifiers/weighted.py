@@ -1,0 +1,60 @@
+"""A weighted sum of verifiers, every part logged under its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fovea.types import Context, Group, Score
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """value = Σ weight · part. `correct` is that of the first part that has one, or of the part named by `correct_from`.
+
+    A part is (weight, verifier) or (weight, verifier, params); the verifier "task" stands for the task's own. One part that cannot be
+    scored makes the whole unscored, with that part named.
+    """
+
+    parts: Mapping[str, Sequence[Any]]
+    correct_from: str | None = None
+    name: str = "weighted"
+
+    def __post_init__(self) -> None:
+        for name, part in self.parts.items():
+            weight = part[0] if isinstance(part, Sequence) and not isinstance(part, str) and len(part) in (2, 3) else None
+            if isinstance(weight, bool) or not isinstance(weight, int | float):
+                raise ValueError(f"weighted: part {name!r} is {part!r}; expected (weight, verifier) or (weight, verifier, params)")
+        if not self.parts:
+            raise ValueError("weighted: no parts; expected for example {'correct': (1.0, 'task'), 'format': (0.1, 'format')}")
+        if self.correct_from is not None and self.correct_from not in self.parts:
+            raise ValueError(f"weighted: correct_from is {self.correct_from!r}; the parts are {', '.join(self.parts)}")
+
+    @property
+    def scope(self) -> str:
+        return "group" if any(getattr(spec, "scope", "episode") == "group" for _, spec, *_ in self.parts.values()) else "episode"
+
+    def score(self, group: Group, context: Context) -> list[Score]:
+        from fovea.verifiers import build, resolve
+
+        columns: dict[str, list[Score]] = {}
+        for name, (_, spec, *params) in self.parts.items():
+            verifier = resolve(group.task) if spec == "task" else build(spec, params[0] if params else {})
+            columns[name] = list(verifier.score(group, context))
+        return [self._total({name: column[i] for name, column in columns.items()}) for i in range(len(group.episodes))]
+
+    def _total(self, scores: Mapping[str, Score]) -> Score:
+        failed = [f"part {name!r}: {s.reason}" for name, s in scores.items() if not s.ok]
+        if failed:
+            return Score.failed("; ".join(failed))
+        parts = {name: s.value for name, s in scores.items()}
+        parts |= {f"{name}/{inner}": v for name, s in scores.items() for inner, v in s.parts.items()}
+        stated = [scores[self.correct_from].correct] if self.correct_from else [s.correct for s in scores.values() if s.correct is not None]
+        value = sum(float(self.parts[name][0]) * s.value for name, s in scores.items())
+        return Score(value, parts=parts, correct=stated[0] if stated else None)
+
+
+def weighted(parts: Mapping[str, Sequence[Any]], *, correct_from: str | None = None) -> Weighted:
+    """A weighted sum of named verifiers: ``weighted({"correct": (1.0, "task"), "format": (0.1, "format", {"tags": ["answer"]})})``."""
+    return Weighted(dict(parts), correct_from)
