@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 STATE, OPTIMIZER, MODEL = "state.json", "optimizer.safetensors", "model"
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 class CheckpointError(RuntimeError):
@@ -102,7 +103,8 @@ def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> 
     """Put the saved moments back, parameter by parameter in order."""
     saved = load_file(checkpoint.path / OPTIMIZER)
     params = [p for g in optimizer.param_groups for p in g["params"]]
-    expected = {f"{i}.{k}" for i in range(len(params)) for k in ("step", "exp_avg", "exp_avg_sq")}
+    masters = {f"{i}.master" for i in range(len(params))} if hasattr(optimizer, "masters") else set()
+    expected = {f"{i}.{k}" for i in range(len(params)) for k in MOMENTS} | masters
     if saved and set(saved) != expected:
         raise CheckpointError(
             f"{checkpoint.path / OPTIMIZER}: found {len(saved)} tensors, expected {len(expected)} (is `freeze` the same?)"
@@ -110,12 +112,14 @@ def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> 
     for i, p in enumerate(params):
         if f"{i}.step" not in saved:
             continue
-        state = {k: saved[f"{i}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
+        state = {k: saved[f"{i}.{k}"] for k in MOMENTS}
         if state["exp_avg"].shape != p.shape:
             raise CheckpointError(
                 f"{checkpoint.path / OPTIMIZER}: tensor {i} has shape {tuple(state['exp_avg'].shape)}, expected {tuple(p.shape)}"
             )
         optimizer.state[p] = {k: v.to(p.device) if k != "step" else v for k, v in state.items()}
+        if masters:
+            p.data.copy_(saved[f"{i}.master"])
 
 
 def prune(folder: Path, keep: int, best: int | None) -> None:
@@ -135,12 +139,10 @@ def sha256(path: Path) -> str:
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     params = [p for g in optimizer.param_groups for p in g["params"]]
-    return {
-        f"{i}.{k}": torch.as_tensor(v).detach().cpu().contiguous()
-        for i, p in enumerate(params)
-        for k, v in optimizer.state.get(p, {}).items()
-        if k in ("step", "exp_avg", "exp_avg_sq")
-    }
+    tensors = {f"{i}.{k}": v for i, p in enumerate(params) for k, v in optimizer.state.get(p, {}).items() if k in MOMENTS}
+    if tensors and hasattr(optimizer, "masters"):
+        tensors |= {f"{i}.master": p for i, p in enumerate(params)}
+    return {k: torch.as_tensor(v).detach().cpu().contiguous() for k, v in tensors.items()}
 
 
 def _fsync(path: Path) -> None:

@@ -34,7 +34,8 @@ class Adam:
         trained = [p for p in policy.parameters() if p.requires_grad]
         if not trained:
             raise ValueError("nothing to train: every parameter is frozen; expected at least one of language model, projector, tower")
-        return torch.optim.AdamW(trained, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay)
+        kind = MasterAdamW if any(p.dtype in (torch.bfloat16, torch.float16) for p in trained) else torch.optim.AdamW
+        return kind(trained, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay)
 
     def lr_at(self, step: int) -> float:
         if step < self.warmup_steps:
@@ -43,6 +44,38 @@ class Adam:
             return self.learning_rate
         left = 1 - (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
         return self.learning_rate * (left if self.schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left))
+
+
+class MasterAdamW(torch.optim.AdamW):
+    """AdamW with a float32 copy of weights that are kept in 16 bits, where an update of less than half a unit would be lost."""
+
+    def __init__(self, params: Sequence[torch.nn.Parameter], **options: Any):
+        self.low = list(params)
+        super().__init__([p.detach().float().clone().requires_grad_() for p in self.low], **options)
+
+    @property
+    def masters(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for p in self.low:
+            p.grad = None
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for low, master in zip(self.low, self.masters, strict=True):
+            master.grad = None if low.grad is None else low.grad.float()
+        super().step(closure)
+        for low, master in zip(self.low, self.masters, strict=True):
+            master.grad = None
+            low.copy_(master)
+
+
+def trained_weights(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The policy's own parameters behind an optimizer, in order."""
+    if isinstance(optimizer, MasterAdamW):
+        return list(optimizer.low)
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def trainable(groups: Sequence[Group], group_size: int) -> list[Group]:
@@ -121,7 +154,7 @@ def optimizer_step(
             loss.backward()
         for name, value in {"loss/total": loss.detach(), **metrics}.items():
             sums[name] = sums.get(name, 0.0) + float(value)
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    trained = trained_weights(optimizer)
     grad_norm = float(torch.nn.utils.clip_grad_norm_(trained, max_grad_norm if max_grad_norm > 0 else math.inf))
     if not (math.isfinite(sums["loss/total"]) and math.isfinite(grad_norm)):
         raise TrainingDiverged(f"loss {sums['loss/total']} and gradient norm {grad_norm}, expected finite numbers")

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fovea.methods.grpo import GRPO
+from fovea.trainer import checkpoint
 from fovea.trainer.update import Adam, TrainingDiverged, evaluate_all, minibatches, optimizer_step, prepare, trainable
 from fovea.types import Context, Episode, Group, Prefix, Score, Segment
 from tests.trainer.tabular import Numbers, Tabular
@@ -109,3 +110,29 @@ def test_learning_rate_schedule_by_hand():
     assert [linear.lr_at(s) for s in range(6)] == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
     assert Adam(1.0, schedule="cosine", total_steps=4).lr_at(2) == pytest.approx(0.5)
     assert Adam(0.3).lr_at(10**6) == 0.3
+
+
+def test_bf16_weights_keep_updates_that_are_smaller_than_their_precision(tmp_path):
+    policy = Tabular(dtype=torch.bfloat16)
+    with torch.no_grad():
+        policy.logits_TV.fill_(1.0)
+    optimizer = Adam(1e-4).build(policy)
+
+    def step(policy, optimizer, n):
+        for _ in range(n):
+            optimizer.zero_grad()
+            policy.logits_TV.sum().backward()
+            optimizer.step()
+
+    step(policy, optimizer, 15)
+    assert torch.equal(policy.logits_TV, torch.ones_like(policy.logits_TV)), "15 steps of 1e-4 are below half a bf16 unit at 1"
+    saved = checkpoint.save(tmp_path, 20, policy, optimizer, {})
+    step(policy, optimizer, 25)
+    assert float(policy.logits_TV[0, 0].detach()) == pytest.approx(1 - 40e-4, abs=2e-3)
+
+    other = Tabular(dtype=torch.bfloat16)
+    other.load(saved.model)
+    resumed = Adam(1e-4).build(other)
+    checkpoint.load_optimizer(saved, resumed)
+    step(other, resumed, 25)
+    assert torch.equal(other.logits_TV, policy.logits_TV)
