@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "policies"))
-from plain import Plain, batch_of, gradient_error, gradients
-from tiny_checkpoints import FAMILIES, build, picture
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
 from transformers.models.qwen2_vl import modeling_qwen2_vl
 from transformers.models.qwen3_vl import modeling_qwen3_vl
 
 from fovea.policies.hf_vlm import HFVLM
 from fovea.types import user
+from tests.policies.plain import Plain, batch_of, gradient_error, gradients
+from tests.policies.tiny_checkpoints import FAMILIES, build, picture
 
 torch.set_num_threads(1)
 LOOK = frozenset({"logp", "entropy"})
