@@ -37,7 +37,7 @@ def group_center(score_E: Tensor, group_E: Tensor, ok_E: Tensor) -> Tensor:
     used_E = group_scored(group_E, ok_E)
     x_E = torch.where(ok_E, score_E.double(), torch.inf)
     groups, index_E = group_E.unique(return_inverse=True)
-    low_E = x_E.new_full((len(groups),), torch.inf).index_reduce(0, index_E, x_E, "amin")[index_E]
+    low_E = x_E.new_full((len(groups),), torch.inf).scatter_reduce(0, index_E, x_E, "amin")[index_E]
     shifted_E = torch.where(used_E, x_E - low_E, 0.0)
     mean_E = group_sums(shifted_E, group_E) / group_sums(used_E.double(), group_E).clamp(min=1)
     return torch.where(used_E, shifted_E - mean_E, 0.0)
