@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import itertools
 import math
 import os
 import sys
@@ -322,7 +323,7 @@ def sparkline(values: Sequence[float], width: int, marks: str = UNICODE["spark"]
         return ""
     n = min(width, len(values))
     cuts = [i * len(values) // n for i in range(n + 1)]
-    means = [sum(values[a:b]) / (b - a) for a, b in zip(cuts, cuts[1:], strict=False)]
+    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(cuts)]
     low, high = min(means), max(means)
     if high - low <= 1e-12 * max(1.0, abs(high)):
         return marks[len(marks) // 2 - 1] * n

@@ -47,6 +47,7 @@ class RunFolder:
       path: the folder; made if missing. Opening changes nothing in it; the first `log` writes over a torn last line.
       rollout_every: `log_groups` writes on the first step it sees and then on every multiple of this.
       rollout_groups: how many groups it keeps of a step.
+      eval_groups: how many groups it keeps of a held-out evaluation, the same ones each time.
       rollout_tokens: how many action units it keeps of a segment.
       image_side: longer pictures are stored reduced to this many pixels; their true size is recorded.
       tensorboard: write TensorBoard events; None means where TensorBoard is installed.
@@ -57,12 +58,13 @@ class RunFolder:
         path: str | Path,
         rollout_every: int = 10,
         rollout_groups: int = 4,
+        eval_groups: int = 8,
         rollout_tokens: int = 400,
         image_side: int = 768,
         tensorboard: bool | None = None,
     ):
         self.path = Path(path)
-        self.rollout_every, self.rollout_groups = max(1, rollout_every), rollout_groups
+        self.rollout_every, self.rollout_groups, self.eval_groups = max(1, rollout_every), rollout_groups, eval_groups
         self.rollout_tokens, self.image_side = rollout_tokens, image_side
         self.path.mkdir(parents=True, exist_ok=True)
         self._tensorboard = importlib.util.find_spec("tensorboard") is not None if tensorboard is None else tensorboard
@@ -187,9 +189,11 @@ class RunFolder:
         due = force or split == "eval" or not self._logged_groups or step % self.rollout_every == 0
         if not due or not groups:
             return None
-        self._logged_groups = True
+        self._logged_groups |= split == "train"
         advantages = _advantages(groups, batch)
-        records = [self._group_record(step, g, policy, advantages) for g in spread(groups, self.rollout_groups, step)]
+        # a fixed choice of held-out groups lets the page show how the answer to one question changes
+        chosen = spread(groups, self.rollout_groups, step) if split == "train" else spread(groups, self.eval_groups, 0)
+        records = [self._group_record(step, g, policy, advantages) for g in chosen]
         file = self.rollouts_path / f"{'step' if split == 'train' else split}-{step:06d}.jsonl"
         file.parent.mkdir(exist_ok=True)
         write_text(file, "".join(json.dumps(r, ensure_ascii=False, default=_plain) + "\n" for r in records))
@@ -199,9 +203,9 @@ class RunFolder:
         """The files written by `log_groups`, in step order, training before held-out."""
         return sorted(self.rollouts_path.glob("*-*.jsonl"), key=lambda f: (rollout_step(f), not f.name.startswith("step")))
 
-    def read_groups(self) -> Iterator[dict[str, Any]]:
-        """Every logged group, oldest first: the records of `log_groups` with `split` added."""
-        for file in self.rollout_files():
+    def read_groups(self, files: Sequence[Path] | None = None) -> Iterator[dict[str, Any]]:
+        """Logged groups of all or some files, oldest first: the records of `log_groups` with `split` added."""
+        for file in self.rollout_files() if files is None else files:
             split = file.stem.rpartition("-")[0]
             yield from ({**record, "split": "train" if split == "step" else split} for record in read_jsonl(file))
 
