@@ -62,7 +62,8 @@ def check(folder: Path, cell: Cell) -> Exactness:
     logp_BT = torch.zeros_like(weight_BT)
     for block_BT, part in zip(logp_BT.detach().split(sizes), parts):
         block_BT[:, : part.shape[1]] = part.detach()
-    sum((part * w_BT[:, : part.shape[1]]).sum() for part, w_BT in zip(parts, weight_BT.split(sizes))).backward()
+    losses = [(part * w_BT[:, : part.shape[1]]).sum() for part, w_BT in zip(parts, weight_BT.split(sizes))]
+    torch.stack(losses).sum().backward()
 
     model = peer_trl.load_model(folder)
     want_BT = repeated_logp(model, peer_trl.load_processor(folder), batch, rows(0, cell.image_tokens), list(policy.banned_ids))
@@ -72,7 +73,7 @@ def check(folder: Path, cell: Cell) -> Exactness:
     return Exactness(
         logp=float((logp_BT - want_BT.detach())[mask_BT].abs().max()),
         sampler_logp=float((logp_BT - batch.logp_old_BT)[mask_BT].abs().max()),
-        gradient=worst_gradient(dict(policy.model.named_parameters()), dict(model.named_parameters())),
+        gradient=worst_gradient(dict(policy.model.vlm.named_parameters()), dict(model.named_parameters())),
         parameters=sum(p.grad is not None for p in model.parameters()),
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 from fovea.batch import Batch
 from fovea.bench import workload
 from fovea.bench.workload import LEARNING_RATE, QUESTION, TASKS_PER_STEP, Cell
+from fovea.methods.grpo import GRPO
 from fovea.recipe import Recipe
 from fovea.rollout.sampling import Sampling
 from fovea.trainer.on_policy import OnPolicy
@@ -51,6 +52,7 @@ def recipe(folder: Path, cell: Cell, **changes: Any) -> Recipe:
     settings: dict[str, Any] = dict(
         model=str(folder),
         reward=reward,
+        method=GRPO(beta=0.0),
         tasks_per_step=TASKS_PER_STEP,
         group_size=cell.group_size,
         micro_batch=cell.group_size,

@@ -38,7 +38,7 @@ def load_processor(folder: Path) -> Any:
     from transformers.processing_utils import ProcessorMixin
 
     class PictureProcessor(Qwen2_5_VLProcessor):
-        def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **_):
+        def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **_: Any):
             self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
             self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
             self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
@@ -55,7 +55,7 @@ def load_model(folder: Path) -> torch.nn.Module:
     return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
 
 
-def scored(completions: list[list[dict[str, str]]], answer: list[str], **_: Any) -> list[float]:
+def scored(completions: list[list[dict[str, str]]], answer: list[str], **_: Any) -> list[float | None]:
     """TRL's calling convention around the shared reward."""
     return [reward(c[0]["content"], a) for c, a in zip(completions, answer)]
 
@@ -70,7 +70,8 @@ def run(
     from datasets import Dataset
     from datasets import Image as ImageColumn
     from transformers import TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.grpo_trainer import GRPOTrainer
 
     times: list[Time] = []
 

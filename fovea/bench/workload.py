@@ -128,7 +128,7 @@ def build_checkpoint(folder: Path, shape: Shape = SMALL, seed: int = 0, gain: fl
     tokenizer.chat_template = TEMPLATE
     if len(tokenizer) > shape.vocab:
         raise ValueError(f"the tokenizer has {len(tokenizer)} entries, the model {shape.vocab}; expected no more entries than embeddings")
-    ids = dict(zip(SPECIAL, tokenizer.convert_tokens_to_ids(list(SPECIAL))))
+    ids = {token: i for i, token in enumerate(SPECIAL)}  # the trainer numbers special tokens first, in their order
     config = Qwen2_5_VLConfig(
         text_config=dict(
             vocab_size=shape.vocab,
