@@ -87,6 +87,6 @@ class DenoiseEngine:
                 on_progress(at + n, len(episodes), (at + n) * S)
         if score is not None:
             for group in groups:
-                score.submit(group)
+                score.submit(group, context)
             score.finish()
         return groups

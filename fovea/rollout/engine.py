@@ -60,9 +60,9 @@ class LanguagePolicy(Protocol):
 
 
 class Scorer(Protocol):
-    """Takes groups as they finish and scores them while others still generate."""
+    """Takes episodes, and groups once they are whole, and scores them while others still generate."""
 
-    def submit(self, group: Group) -> Any: ...
+    def submit(self, item: Group | Episode, context: Context | None = None) -> Any: ...
 
     def finish(self) -> Any: ...
 
@@ -153,7 +153,10 @@ class Actor:
         self._busy = self._cut = False
 
     async def act(self, observation: Observation, **overrides: Any) -> Action:
-        """What the policy answers to `observation`; `overrides` are fields of `Sampling` for this turn only."""
+        """What the policy answers to `observation`; `overrides` are fields of `Sampling` for this turn only.
+
+        A temperature given here changes what is drawn; `logp_old` stays at the temperature of the rollout, which is the trainer's.
+        """
         if self._busy:
             raise RuntimeError(f"task {self._episode.task.id!r}: act was called while another act of the same episode was pending")
         turn = len(self._episode.turns)
@@ -368,7 +371,7 @@ class Rollout:
         self.wake = asyncio.Event()
         waiting = list(enumerate(self.groups))[::-1]
         left = {g: len(group.episodes) for g, group in enumerate(self.groups)}
-        live: dict[asyncio.Task[None], int] = {}
+        live: dict[asyncio.Task[None], tuple[int, int]] = {}
         queue: list[tuple[int, int]] = []
         self.report()
         try:
@@ -381,16 +384,16 @@ class Rollout:
                     queue.extend((g, e) for e in range(len(group.episodes)))
                 while queue and len(live) < self.engine.max_rows:
                     g, e = queue.pop(0)
-                    live[asyncio.ensure_future(self.run(g, e))] = g
+                    live[asyncio.ensure_future(self.run(g, e))] = (g, e)
                 self.wake.clear()
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)  # a woken program reaches its next act, through one wrapper task if need be
                 for task in [t for t in live if t.done()]:
-                    g = live.pop(task)
+                    g, e = live.pop(task)
                     task.result()
                     left[g] -= 1
-                    if left[g] == 0 and self.score is not None:
-                        self.score.submit(self.groups[g])
+                    if self.score is not None:
+                        self.score.submit(self.groups[g] if left[g] == 0 else self.groups[g].episodes[e], self.context)
                 if self.pending:
                     self.admit()
                 if self.rows:
@@ -508,6 +511,7 @@ class Rollout:
                 self.policy.banned_ids,
                 held_R,
                 self.policy.eos_ids,
+                self.sampling.temperature,
             )
             token_R[index] = drawn_R
             for r, token, old, behaviour in zip(rows, drawn_R.tolist(), old_R.tolist(), behaviour_R.tolist(), strict=True):

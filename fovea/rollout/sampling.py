@@ -82,6 +82,7 @@ def sample(
     banned: Sequence[int] = (),
     held_R: Tensor | None = None,
     held: Sequence[int] = (),
+    trained_at: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One token per row by inverse CDF.
 
@@ -91,15 +92,14 @@ def sample(
       banned: ids that can never be drawn and carry no probability, in training neither (image placeholders).
       held_R, held: rows (bool) in which the ids `held` cannot be drawn now (the end of sequence before `min_new_tokens`); unlike banned ids
         they keep their probability in `logp_old`, because the trainer's softmax contains them.
+      trained_at: the temperature of the trainer's softmax; 0 stands for that of `sampling`, or 1 when that is greedy.
     Returns:
-      token_R (long), logp_old_R: log softmax(logits without banned ids / temperature) at the token, logp_behaviour_R: its log-probability
-      after holding, top-k and top-p. Greedy rows: `logp_old` at temperature 1, `logp_behaviour` 0.
+      token_R (long), logp_old_R: log softmax(logits without banned ids / trained_at) at the token, logp_behaviour_R: its log-probability
+      after temperature, holding, top-k and top-p, 0 in greedy rows.
     """
-    x_RV = logits_RV.float()
-    if sampling.temperature not in (0.0, 1.0):
-        x_RV = x_RV / sampling.temperature
-    elif banned and x_RV.data_ptr() == logits_RV.data_ptr():
-        x_RV = x_RV.clone()
+    temperature = sampling.temperature or trained_at or 1.0
+    x_RV = logits_RV / temperature if temperature != 1 else logits_RV.clone()
+    x_RV = x_RV.float()
     if banned:
         x_RV[:, list(banned)] = -torch.inf
     max_R = x_RV.amax(1)
@@ -112,18 +112,23 @@ def sample(
     total_R = block_sums(weight_RV).sum(1)
     logz_R = max_R.double() + total_R.log()
 
+    def logp_old(token_R: Tensor) -> Tensor:
+        if not sampling.temperature or trained_at in (0.0, temperature):
+            return (x_RV.gather(1, token_R[:, None])[:, 0] - logz_R).float()
+        return torch.log_softmax(x_RV * (temperature / trained_at), 1).gather(1, token_R[:, None])[:, 0]
+
     open_RV = weight_RV
     if held and held_R is not None and bool(held_R.any()):
         open_RV = weight_RV.clone()
         open_RV[held_R.to(open_RV.device).nonzero()[:, 0, None], torch.tensor(list(held), device=open_RV.device)] = 0.0
     if sampling.temperature == 0:
         token_R = open_RV.argmax(1)
-        return token_R, (x_RV.gather(1, token_R[:, None])[:, 0] - logz_R).float(), torch.zeros_like(max_R)
+        return token_R, logp_old(token_R), torch.zeros_like(max_R)
     if sampling.top_k or sampling.top_p < 1:
         open_RV = truncate(open_RV, sampling.top_k, sampling.top_p)
     token_R, kept_R = inverse_cdf(open_RV, uniform_R.to(open_RV.device))
-    x_R = x_RV.gather(1, token_R[:, None])[:, 0].double()
-    return token_R, (x_R - logz_R).float(), (x_R - max_R - kept_R.log()).float()
+    behaviour_R = x_RV.gather(1, token_R[:, None])[:, 0] - max_R.double() - kept_R.log()
+    return token_R, logp_old(token_R), behaviour_R.float()
 
 
 def block_sums(weight_RV: Tensor) -> Tensor:

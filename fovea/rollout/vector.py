@@ -136,7 +136,7 @@ class VectorEngine:
                     on_progress(done, total, steps)
         if score is not None:
             for group in groups:
-                score.submit(group)
+                score.submit(group, context)
             score.finish()
         return groups
 

@@ -8,7 +8,7 @@ from PIL import Image
 from fovea.batch import collate
 from fovea.rollout.engine import Engine
 from fovea.rollout.sampling import Sampling
-from fovea.types import Context, Observation, Score, Task, user
+from fovea.types import Context, Group, Observation, Score, Task, user
 from tests.rollout.fake_policy import EOS, IMAGE, FakePolicy, random_logits, scripted
 
 
@@ -62,6 +62,23 @@ def test_stored_logps_are_those_of_the_stored_sequence():
                 else:
                     assert segment.logp_old[t] == 0
                 sequence.append(token)
+
+
+def test_a_temperature_of_one_turn_leaves_logp_old_at_the_trainers():
+    async def hot(task, policy, env):
+        await policy.act(Observation(messages=task.prompt), temperature=3.0)
+
+    (group,) = Engine(FakePolicy(), program=hot).rollout([ask("a")], 2, Sampling(max_new_tokens=6, temperature=0.5), members=("greedy",))
+    for episode in group.episodes:
+        (segment,) = episode.segments
+        sequence = list(segment.prefix.data)
+        for t, token in enumerate(segment.actions.tolist()):
+            logits = random_logits(sequence)
+            logits[IMAGE] = -torch.inf
+            assert segment.logp_old[t].item() == pytest.approx(torch.log_softmax(logits / 0.5, 0)[token].item(), abs=1e-5)
+            behaviour = 0.0 if episode.role == "greedy" else torch.log_softmax(logits / 3.0, 0)[token].item()
+            assert segment.logp_behaviour[t].item() == pytest.approx(behaviour, abs=1e-5)
+            sequence.append(token)
 
 
 def test_seed_step_and_attempt_are_part_of_the_address():
@@ -306,19 +323,28 @@ def test_slow_environments_do_not_hold_up_the_others():
 def test_groups_are_submitted_while_others_still_generate():
     class Scorer:
         def __init__(self):
-            self.order, self.finished = [], False
+            self.order, self.alone, self.finished = [], [], False
 
-        def submit(self, group):
-            assert all(e.turns for e in group.episodes)
-            self.order.append((group.task.id, policy.counts["decode"]))
+        def submit(self, item, context):
+            assert context.step == 3
+            episodes = item.episodes if isinstance(item, Group) else [item]
+            assert all(e.turns for e in episodes)
+            if isinstance(item, Group):
+                self.order.append((item.task.id, policy.counts["decode"]))
+            else:
+                self.alone.append(item.task.id)
 
         def finish(self):
             self.finished = True
 
     policy = FakePolicy(scripted({"short": "a", "long": "b" * 40}))
     scorer, progress = Scorer(), []
-    Engine(policy).rollout([ask("long"), ask("short")], 2, score=scorer, on_progress=lambda *a: progress.append(a))
-    assert [name for name, _ in scorer.order] == ["short", "long"] and scorer.order[0][1] < scorer.order[1][1]
+    Engine(policy).rollout([ask("long"), ask("short")], 2, context=Context(step=3), score=scorer, on_progress=lambda *a: progress.append(a))
+    assert (
+        scorer.alone == ["short", "long"]
+        and [name for name, _ in scorer.order] == ["short", "long"]
+        and scorer.order[0][1] < scorer.order[1][1]
+    )
     assert scorer.finished and progress[0] == (0, 4, 0) and progress[-1][:2] == (4, 4) and progress[-1][2] == 2 * 2 + 2 * 41
 
 
