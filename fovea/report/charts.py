@@ -6,6 +6,7 @@ Every plot is drawn in a 1000 × 1000 view box with non-scaling strokes; dots ar
 from __future__ import annotations
 
 import html
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -83,7 +84,7 @@ def chart(
     markup = (
         f'<figure class="chart {size}" data-chart="{html.escape(key)}"><figcaption><h3>{html.escape(title)}{hint}</h3>'
         f'<div class="legend">{legend}</div></figcaption><div class="frame"><div class="ylab">{labels}</div>'
-        f'<div class="plot"><svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label="{html.escape(title)} over steps">'
+        f'<div class="plot"><svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label="{html.escape(title)}">'
         f'{"".join(shapes)}</svg><div class="cursor"></div></div></div>'
         f'<div class="xlab"><span>{_step(x0)}</span><span class="at">step</span><span>{_step(x1)}</span></div></figure>'
     )
@@ -97,7 +98,7 @@ def thin(s: Series, limit: int = POINTS) -> Series:
     if n <= limit:
         return s
     cuts = [i * n // limit for i in range(limit + 1)]
-    pairs = list(zip(cuts[:-1], cuts[1:], strict=True))
+    pairs = list(itertools.pairwise(cuts))
 
     def mean(values: Sequence[float]) -> list[float]:
         found = [[v for v in values[a:b] if math.isfinite(v)] for a, b in pairs]

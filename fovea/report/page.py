@@ -11,7 +11,7 @@ import html
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -354,10 +354,14 @@ def _samples(run: RunFolder, images: Images, room: int) -> str:
         f'<button data-go="1" aria-label="later">→</button><output>step {steps[-1]}</output></div>'
         '<div class="tints" role="group" aria-label="colour of tokens"><button data-tint="p" class="on">probability</button>'
         '<button data-tint="a">advantage</button><button data-tint="n">plain</button></div>'
-        '<p class="scale p">less likely <i class="p1"></i><i class="p3"></i><i class="p5"></i><i class="p7"></i><i class="p9"></i> certain</p>'
-        '<p class="scale a">discouraged <i class="a0"></i><i class="a2"></i><i class="a4"></i><i class="a6"></i><i class="a8"></i> encouraged</p>'
+        f'<p class="scale p">less likely {_swatches("p", range(1, 10, 2))} certain</p>'
+        f'<p class="scale a">discouraged {_swatches("a", range(0, 9, 2))} encouraged</p>'
         f"</div>{kept}</section>"
     )
+
+
+def _swatches(kind: str, levels: Iterable[int]) -> str:
+    return "".join(f'<i class="{kind}{n}"></i>' for n in levels)
 
 
 def by_importance(n: int) -> list[int]:
@@ -413,7 +417,7 @@ def _episode(e: Mapping[str, Any], index: int, images: Images) -> str:
 
 
 def _tokens(e: Mapping[str, Any]) -> str:
-    """Tokens with their classes: p0 (unlikely) to p9 (certain), a0 (discouraged) to a8 (encouraged), m for what the policy did not choose."""
+    """Tokens with classes: p0 (unlikely) to p9 (certain), a0 (discouraged) to a8 (encouraged), m where the policy did not choose."""
     segments = [s for s in e["segments"] if s.get("tokens")]
     if not segments:
         return esc(e["text"]) or "<em>(nothing)</em>"
@@ -471,7 +475,7 @@ def _overlay(record: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]], c
     from fovea.verifiers.parse import extract_answer, parse_numbers
 
     scale = _scale(params, record["images"][0])
-    shapes = [_shape(numbers, "true", scale) for numbers in _places(record["answer"])]
+    shapes = [_shape(numbers, kind, scale) for numbers in _places(record["answer"]) for kind in ("under", "true")]
     for k, e in enumerate(episodes):
         said = extract_answer(e["text"])
         numbers = parse_numbers(said, 4 if verifier in BOXES else 2) if said else None
