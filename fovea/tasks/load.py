@@ -1,0 +1,492 @@
+"""Your own images as tasks: a folder, JSON lines, CSV, Parquet, a saved `datasets` folder or a hub id.
+
+    source = load("my_data")                       # my_data/train.jsonl, my_data/images/...
+    source = load("my_data/table.csv", columns={"prompt": "q", "answer": "gt"}, verifier="number")
+    print(source.describe())
+
+The layouts of TRL (`prompt, images, solution`), EasyR1 (`problem, answer, images`, with `<image>` marks) and verl (`data_source, prompt,
+images, reward_model`) are read as they are. Every row is checked at once, and all problems are told together.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fovea.tasks import tables
+from fovea.tasks.pictures import MAX_PIXELS, BadImage, Decoded, Picture, pictures_of
+from fovea.tasks.tables import Bad, Records, Row
+from fovea.types import Context, Episode, Group, Task, Turn
+from fovea.verifiers import VERIFIERS, build, extract_answer
+from fovea.verifiers.parse import parse_numbers
+
+GUESSES: dict[str, tuple[str, ...]] = {
+    "prompt": ("question", "problem", "prompt", "query", "instruction", "messages", "text", "input"),
+    "image": ("images", "image", "image_path", "image_paths", "img", "picture", "file_name", "filename"),
+    "answer": ("answer", "solution", "label", "ground_truth", "gold", "gt", "target", "reward_model.ground_truth", "answers"),
+    "id": ("id", "uid", "question_id", "sample_id"),
+    "source": ("data_source", "source"),
+    "options": ("options", "choices"),
+    "verifier": ("verifier",),
+    "params": ("params", "verifier_params"),
+}
+"""Field of a task -> column names that are taken for it, the first that the table has."""
+
+IMAGE_MARK = "<image>"
+CHECKS = ("header", "full", "none")
+
+
+class BadRows(ValueError):
+    """Rows that cannot be used, all of them: `bad` holds file, row, field, found and expected of each."""
+
+    def __init__(self, bad: Sequence[Bad], total: int, where: str):
+        self.bad = list(bad)
+        rows = len({(b.file, b.row) for b in bad})
+        super().__init__(f'{rows} of {total} rows of {where} cannot be used (on_bad_row="skip" leaves them out):\n{tell(bad)}')
+
+
+def tell(bad: Sequence[Bad], limit: int = 20) -> str:
+    """Problems one per line, the first `limit` of them."""
+    lines = [f"  {b}" for b in bad[:limit]]
+    return "\n".join(lines + ([f"  ... and {len(bad) - limit} more"] if len(bad) > limit else []))
+
+
+@dataclass(frozen=True)
+class Item:
+    """A checked row whose pictures are still encoded."""
+
+    row: Row
+    task: Task
+    pictures: tuple[Picture, ...]
+
+
+@dataclass
+class Table:
+    """A source of tasks read from a table: ``len(source)``, ``source[i]``. Pictures are decoded when a task is asked for.
+
+    Attributes:
+      skipped: problems of the rows that were left out.
+      columns: which column each field was read from.
+    """
+
+    name: str
+    items: list[Item]
+    columns: Mapping[str, str]
+    notes: Sequence[str] = ()
+    skipped: list[Bad] = field(default_factory=list)
+    skip: bool = False
+    max_pixels: int = MAX_PIXELS
+    decoded: Decoded = field(default_factory=Decoded)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Task]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, i: int) -> Task:
+        """Task i. A picture that turns out damaged only now raises `BadRows`, or gives way to the next row when bad rows are skipped."""
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"row {i} of a source with {len(self)} rows")
+        for offset in range(len(self)):
+            item = self.items[(i + offset) % len(self)]
+            try:
+                images = tuple(
+                    self.decoded.get((item.row.file, item.row.number, n) if callable(p.place) else p.place, p, self.max_pixels)
+                    for n, p in enumerate(item.pictures)
+                )
+                return replace(item.task, images=images)
+            except BadImage as error:
+                bad = Bad(item.row.file, item.row.number, self.columns.get("image", "image"), error.found, error.expected)
+            if not self.skip:
+                raise BadRows([bad], len(self), self.name)
+            if bad not in self.skipped:
+                self.skipped.append(bad)
+                warnings.warn(f"skipped: {bad}", stacklevel=2)
+        raise BadRows(self.skipped, len(self), self.name)
+
+    def describe(self) -> str:
+        """What was understood: rows, columns, verifiers and whatever was guessed."""
+        verifiers = Counter(t.verifier if isinstance(t.verifier, str) else "your own" for t in (item.task for item in self.items))
+        images = Counter(len(item.pictures) for item in self.items)
+        lines = [
+            f"{self.name}: {len(self)} rows" + (f", {len(self.skipped)} problems skipped" if self.skipped else ""),
+            "  columns    " + ", ".join(f"{f} <- {c!r}" for f, c in self.columns.items()),
+            "  images     " + ", ".join(f"{n} in {rows} rows" for n, rows in sorted(images.items())),
+            "  verifiers  " + ", ".join(f"{v} for {rows} rows" for v, rows in verifiers.most_common()),
+        ]
+        return "\n".join(lines + [f"  note       {n}" for n in self.notes])
+
+
+def load(
+    path: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    images: str | Path = "auto",
+    verifier: Any = None,
+    params: Mapping[str, Any] | None = None,
+    source: str | None = None,
+    split: str | None = None,
+    heldout: float = 0.1,
+    limit: int | None = None,
+    instruction: str = "",
+    on_bad_row: str = "stop",
+    check_images: str = "header",
+    max_pixels: int = MAX_PIXELS,
+) -> Table:
+    """Read a table of questions about images as a source of tasks.
+
+    Args:
+      path: a folder with a table, a table (.jsonl, .json, .csv, .tsv, .parquet), a folder of `datasets.save_to_disk`, or a hub id.
+      columns: field (prompt, image, answer, id, source, options, verifier, params) -> column, where the guess (`GUESSES`) is not wanted.
+        "a.b" is the entry b of a mapping in column a.
+      images: folder that relative image paths start from; "auto" is the table's folder, then its `images/`. No path may leave it.
+      verifier: verifier of every row (a name, a function or an object); otherwise guessed from each answer: number, box of four numbers
+        in increasing order -> box_iou, options -> choice, else exact.
+      params: parameters of that verifier.
+      source: name of the source in metrics; otherwise the column `data_source` or the file's name.
+      split: "train", "heldout" or None for all rows. Files (or parts) named after splits decide; otherwise the content of a row's images (of
+        its prompt, without images) does, so that rows that show the same images stay together.
+      heldout: fraction of rows that content assigns to "heldout".
+      limit: number of rows to keep.
+      instruction: text appended to every question.
+      on_bad_row: "stop" tells every problem in one `BadRows`; "skip" leaves those rows out, counted, listed in `skipped` and warned about.
+      check_images: "header" (and the end mark of PNG, JPEG and GIF), "full" (decode each), or "none".
+      max_pixels: largest picture allowed, in pixels.
+    """
+    _one_of("split", split, ("train", "heldout", None))
+    _one_of("on_bad_row", on_bad_row, ("stop", "skip"))
+    _one_of("check_images", check_images, CHECKS)
+    records = tables.read(path, split)
+    name = source or _name_of(path)
+    mapping = match_columns(records, columns or {}, str(path))
+    reader = _Reader(records, mapping, name, source is not None, _roots(records, images), verifier, dict(params or {}), instruction)
+    wanted = split if split is not None and not records.split_by_file else None
+
+    items: list[Item] = []
+    bad, ids, left_out = list(records.bad), set[str](), 0
+    for row in records.rows:
+        if limit is not None and len(items) >= limit:
+            break
+        item, problems = reader.read(row, check_images, max_pixels)
+        if item is not None and wanted is not None and split_of(item, heldout) != wanted:
+            left_out += 1
+            continue
+        if item is not None and item.task.id in ids:
+            problems = [Bad(row.file, row.number, mapping.get("id", "id"), f"{item.task.id!r}, used before", "an id of its own")]
+        bad.extend(problems)
+        if item is not None and not problems:
+            ids.add(item.task.id)
+            items.append(item)
+    total = len(records.rows) + len(records.bad)
+    if bad and on_bad_row == "stop":
+        raise BadRows(bad, total, str(path))
+    if not items:
+        why = f"\n{tell(bad)}" if bad else ""
+        share = f" for split {split!r} ({left_out} rows belong to the other one)" if left_out else ""
+        raise ValueError(f"{path} holds no usable row{share}; found {total} rows, {len(bad)} problems{why}")
+    if bad:
+        rows = len({(b.file, b.row) for b in bad})
+        warnings.warn(f"{rows} of {total} rows of {path} were skipped:\n{tell(bad, 5)}", stacklevel=2)
+    notes = [*reader.notes]
+    if split is not None:
+        by = f"files {', '.join(records.files)}" if records.split_by_file else f"content ({heldout:.0%} held out)"
+        notes.append(f"split {split!r} by {by}")
+    return Table(name, items, mapping, notes, bad, on_bad_row == "skip", max_pixels)
+
+
+def split_of(item: Item, heldout: float) -> str:
+    """The split of a row by what it shows: its images, or its prompt when it has none."""
+    content = "".join(p.digest() for p in item.pictures) or json.dumps(item.task.prompt, sort_keys=True, default=str)
+    draw = int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest()) / 2**64
+    return "heldout" if draw < heldout else "train"
+
+
+def match_columns(records: Records, wanted: Mapping[str, str], where: str) -> dict[str, str]:
+    """Field -> column, from what the caller says and then from `GUESSES`.
+
+    Raises:
+      ValueError: an unknown field or column, or no column for the prompt or the answer; named with the columns there are.
+    """
+    there: list[str] = []
+    for row in records.rows[:1000]:
+        there += [c for c in row.values if c not in there]
+    nested = [f"{c}.{k}" for c in there for k in _keys(next((r.values[c] for r in records.rows if c in r.values), None))]
+    for name, column in wanted.items():
+        if name not in GUESSES:
+            raise ValueError(f"columns: no field is called {name!r}; fields: {', '.join(GUESSES)}")
+        if column not in there and column not in nested:
+            near = difflib.get_close_matches(column, there, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(f"columns: {where} has no column {column!r} for field {name!r}{hint}; columns: {', '.join(there) or 'none'}")
+    mapping = dict(wanted)
+    for name, guesses in GUESSES.items():
+        guess = next((g for g in guesses if (g in there or g in nested) and g not in mapping.values()), None)
+        if name not in mapping and guess is not None:
+            mapping[name] = guess
+    if not records.rows:
+        return mapping
+    for name in ("prompt", "answer"):
+        if name not in mapping:
+            raise ValueError(
+                f"{where} has no column that could be the {name}; columns: {', '.join(there)}. "
+                f"Tried {', '.join(GUESSES[name])}; say which one: columns={{{name!r}: ...}}"
+            )
+    return mapping
+
+
+def _keys(cell: Any) -> Sequence[str]:
+    return [str(k) for k in cell] if isinstance(cell, dict) else ()
+
+
+def _roots(records: Records, images: str | Path) -> list[Path]:
+    if images != "auto":
+        folder = Path(images).expanduser()
+        if not folder.is_dir():
+            raise FileNotFoundError(f"images={str(images)!r} is no folder; expected the folder that image paths start from, or 'auto'")
+        return [folder]
+    return [] if records.root is None else [records.root, *(p for p in [records.root / "images"] if p.is_dir())]
+
+
+def _one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
+
+
+def _name_of(path: str | Path) -> str:
+    place = Path(path)
+    return place.resolve().name if place.is_dir() else place.stem
+
+
+# -- one row --------------------------------------------------------------------------------------------------------------------
+
+
+class _Problem(Exception):
+    def __init__(self, name: str, found: str, expected: str):
+        super().__init__(found)
+        self.name, self.found, self.expected = name, found, expected
+
+
+@dataclass
+class _Reader:
+    """Turns rows into items; what is wrong with a row becomes `Bad` entries."""
+
+    records: Records
+    columns: Mapping[str, str]
+    name: str
+    name_is_given: bool
+    roots: list[Path]
+    verifier: Any
+    params: dict[str, Any]
+    instruction: str
+    notes: dict[str, None] = field(default_factory=dict)
+
+    def read(self, row: Row, check: str, max_pixels: int) -> tuple[Item | None, list[Bad]]:
+        problems: list[Bad] = []
+
+        def attempt(step: Callable[..., Any], *args: Any) -> Any:
+            try:
+                return step(*args)
+            except _Problem as p:
+                problems.append(Bad(row.file, row.number, self.columns.get(p.name, p.name), p.found, p.expected))
+            except BadImage as p:
+                problems.append(Bad(row.file, row.number, self.columns.get("image", "image"), p.found, p.expected))
+
+        pictures = attempt(self._pictures, row)
+        for picture in pictures or () if check != "none" else ():
+            attempt(picture.check, max_pixels, check == "full")
+        prompt = attempt(self._prompt, row, None if pictures is None else len(pictures))
+        answer = attempt(self._answer, row)
+        scored = attempt(self._verifier, row, answer, bool(pictures)) if answer is not None else None
+        if problems or scored is None:
+            return None, problems
+        task = Task(
+            id=str(self._cell(row, "id") if self._cell(row, "id") is not None else f"{Path(row.file).name}:{row.number}"),
+            source=self.name if self.name_is_given else str(self._cell(row, "source") or self.name),
+            prompt=prompt,
+            answer=scored[2],
+            verifier=scored[0],
+            params=scored[1],
+            meta={"file": row.file, "row": row.number, **{k: v for k, v in row.values.items() if self._is_extra(k, v)}},
+        )
+        problem = _gold_problem(task)
+        if problem:
+            return None, [Bad(row.file, row.number, self.columns["answer"], problem, f"an answer that verifier {task.verifier!r} can read")]
+        return Item(row, task, tuple(pictures)), []
+
+    def _cell(self, row: Row, name: str) -> Any:
+        column = self.columns.get(name)
+        if column is None:
+            return None
+        if column in row.values:
+            return row.values[column]
+        outer, _, inner = column.partition(".")
+        value = row.values.get(outer)
+        return value.get(inner) if isinstance(value, Mapping) else None
+
+    def _is_extra(self, key: str, value: Any) -> bool:
+        return key not in {c.partition(".")[0] for c in self.columns.values()} and isinstance(value, str | int | float | bool)
+
+    def _pictures(self, row: Row) -> list[Picture]:
+        if "image" not in self.columns:
+            return []
+        pictures = pictures_of(self._cell(row, "image"), self.roots)
+        if not pictures and self.columns["image"] not in ("images", "image_paths"):
+            raise _Problem("image", "nothing", "a path or an image")
+        return pictures
+
+    def _prompt(self, row: Row, images: int | None) -> tuple[dict[str, Any], ...]:
+        value = self._cell(row, "prompt")
+        if isinstance(value, str) and value.lstrip().startswith('[{"'):
+            try:
+                value = json.loads(value)
+            except ValueError:
+                raise _Problem("prompt", repr(value[:60]), "a question, or a JSON list of chat messages") from None
+        if value is None or value == "" or value == [] or (isinstance(value, str) and not value.strip()):
+            raise _Problem("prompt", "nothing" if value is None else f"{value!r}, empty", "a question")
+        messages = _messages(value)
+        asked = messages[-1]["content"]
+        options = self._options(row)
+        said = " ".join(p["text"] for p in asked if p["type"] == "text")
+        if options and not all(o in said for o in options):
+            asked.append({"type": "text", "text": "\n" + "\n".join(f"{chr(ord('A') + i)}. {o}" for i, o in enumerate(options))})
+            self.notes["options are written under the question as A., B., ..."] = None
+        if self.instruction:
+            asked.append({"type": "text", "text": "\n" + self.instruction})
+        marks = sum(p["type"] == "image" for m in messages for p in m["content"])
+        if images is not None and marks == 0 and images:
+            first = next((m for m in messages if m["role"] == "user"), messages[0])
+            first["content"][:0] = [{"type": "image"}] * images
+        elif images is not None and marks != images:
+            raise _Problem(
+                "prompt", f"{marks} image placeholder(s) and {images} image(s)", "one placeholder for each image, or none at all"
+            )
+        return tuple(messages)
+
+    def _options(self, row: Row) -> list[str]:
+        value = self._cell(row, "options")
+        if isinstance(value, str) and value.startswith("["):
+            try:
+                value = json.loads(value)
+            except ValueError:
+                raise _Problem("options", repr(value[:60]), "a list of texts") from None
+        if isinstance(value, Mapping):
+            value = list(value.values())
+        if value is None or value == "":
+            return []
+        if not isinstance(value, list):
+            raise _Problem("options", f"{value!r:.60} ({type(value).__name__})", "a list of texts")
+        return [str(v) for v in value]
+
+    def _answer(self, row: Row) -> Any:
+        value = self._cell(row, "answer")
+        if callable(value):
+            raise _Problem("answer", "binary data", "a text, a number or a list of numbers")
+        if value is None or value == [] or value == {} or (isinstance(value, str) and not value.strip()):
+            raise _Problem("answer", "nothing" if value is None else f"{value!r}, empty", "an answer that is not empty")
+        if isinstance(value, float) and value != value:
+            raise _Problem("answer", "nan", "a finite number")
+        if isinstance(value, str):
+            tagged = "<answer>" in value or "\\boxed{" in value
+            answer = extract_answer(value) if tagged else value.strip()
+            if answer is None:
+                raise _Problem("answer", f"{value!r:.60}, an empty answer tag", "an answer that is not empty")
+            return answer
+        return value
+
+    def _verifier(self, row: Row, answer: Any, has_images: bool) -> tuple[Any, dict[str, Any], Any]:
+        """(verifier, parameters, answer in the form the verifier reads)."""
+        options = self._options(row)
+        spec, params = self.verifier, dict(self.params)
+        if spec is None and (named := self._cell(row, "verifier")):
+            spec, params = named, dict(self._params(row))
+        if spec is None:
+            spec, answer = guess_verifier(answer, bool(options), has_images)
+            self.notes["verifiers are guessed from the answers; choose with verifier=..."] = None
+        if spec == "choice" and options:
+            params.setdefault("options", options)
+        try:
+            build(spec, params)
+        except (TypeError, ValueError) as error:
+            raise _Problem("verifier", str(error), "a known verifier with parameters it takes") from None
+        return spec, params, answer
+
+    def _params(self, row: Row) -> Mapping[str, Any]:
+        value = self._cell(row, "params")
+        if isinstance(value, str) and value:
+            try:
+                value = json.loads(value)
+            except ValueError:
+                raise _Problem("params", repr(value[:60]), "a JSON object") from None
+        if value is not None and value != "" and not isinstance(value, Mapping):
+            raise _Problem("params", f"{value!r:.60} ({type(value).__name__})", "a mapping of verifier parameters")
+        return {k: v for k, v in (value or {}).items() if v is not None}
+
+
+def _messages(value: Any) -> list[dict[str, Any]]:
+    """A question or chat messages -> messages whose content is a list of parts; `<image>` marks become image parts."""
+    if isinstance(value, str):
+        return [{"role": "user", "content": _parts(value)}]
+    if not isinstance(value, list) or not all(isinstance(m, Mapping) and "role" in m and "content" in m for m in value):
+        raise _Problem("prompt", f"{value!r:.60} ({type(value).__name__})", "a text, or a list of {'role', 'content'} messages")
+    messages = []
+    for m in value:
+        content = m["content"]
+        if isinstance(content, str):
+            parts = _parts(content)
+        elif isinstance(content, list) and all(isinstance(p, Mapping) and p.get("type") in ("text", "image") for p in content):
+            parts = [q for p in content for q in ([{"type": "image"}] if p["type"] == "image" else _parts(str(p.get("text") or "")))]
+        else:
+            raise _Problem("prompt", f"content {content!r:.60}", "a text, or a list of text and image parts")
+        messages.append({"role": str(m["role"]), "content": parts})
+    return messages
+
+
+def _parts(text: str) -> list[dict[str, Any]]:
+    pieces = text.split(IMAGE_MARK)
+    parts: list[dict[str, Any]] = []
+    for i, piece in enumerate(pieces):
+        piece = piece.removeprefix("\n") if i else piece
+        parts += [{"type": "image"}] * bool(i) + [{"type": "text", "text": piece}] * bool(piece.strip() or len(pieces) == 1)
+    return parts
+
+
+_NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d*)?(?:\.\d+)?\s?%?")
+
+
+def guess_verifier(answer: Any, has_options: bool, has_images: bool) -> tuple[str, Any]:
+    """(verifier, answer as it reads it) from an answer's type and form. Digits with leading zeros ("007") are text."""
+    if has_options:
+        return "choice", answer
+    if isinstance(answer, bool):
+        return "exact", answer
+    if isinstance(answer, int | float):
+        return "number", answer
+    if isinstance(answer, str) and any(c.isdigit() for c in answer) and _NUMBER.fullmatch(answer):
+        return "number", answer
+    bracketed = not isinstance(answer, str) or re.fullmatch(r"\s*\[[^\[\]]{1,200}\]\s*", answer)
+    box = parse_numbers(answer, 4) if bracketed and has_images else None
+    if box is not None and box[0] < box[2] and box[1] < box[3]:
+        return "box_iou", list(box)
+    if isinstance(answer, Mapping):
+        return "count", dict(answer)
+    return "exact", answer
+
+
+def _gold_problem(task: Task) -> str | None:
+    """Why the verifier cannot read the gold answer, for the verifiers that are quick to ask."""
+    if task.verifier not in VERIFIERS or task.verifier in ("math", "weighted", "return", "length", "format", "random"):
+        return None
+    probe = Episode("probe", task, turns=[Turn("0")])
+    # a box in another scale needs the size of an image that is not decoded yet
+    verifier = build(task.verifier, {k: v for k, v in task.params.items() if k != "scale"})
+    score = verifier.score(Group(task, [probe]), Context())[0]
+    return None if score.ok else score.reason.partition(": ")[2]

@@ -1,0 +1,189 @@
+"""Images of a data set: found inside its folder, checked by their header, decoded only when a task is built."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+MAX_PIXELS = 89_478_485
+"""Pillow's own limit for a picture that is not suspected to be a decompression bomb."""
+
+_PILLOW = threading.Lock()
+
+
+class BadImage(ValueError):
+    """A picture that cannot be used: what was found and what was expected."""
+
+    def __init__(self, found: str, expected: str):
+        super().__init__(f"found {found}; expected {expected}")
+        self.found, self.expected = found, expected
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image that has not been decoded: a file, or a function that gives the encoded bytes."""
+
+    name: str
+    place: Path | Callable[[], bytes]
+
+    def encoded(self) -> bytes:
+        return self.place.read_bytes() if isinstance(self.place, Path) else self.place()
+
+    def digest(self) -> str:
+        return hashlib.blake2b(self.encoded(), digest_size=16).hexdigest()
+
+    def check(self, max_pixels: int = MAX_PIXELS, full: bool = False) -> None:
+        """Raise `BadImage` unless the header is an image's, its size is allowed and the file does not end early.
+
+        A file whose format has an end mark and lacks it is decoded to be sure; `full` decodes every file.
+        """
+        size, picture_format = self._open(max_pixels)[1:]
+        if full or not _ends_well(self, picture_format):
+            self.decode(max_pixels)
+        del size
+
+    def decode(self, max_pixels: int = MAX_PIXELS) -> Image.Image:
+        """RGB pixels; the EXIF orientation is applied, transparency is laid on white."""
+        from PIL import ImageOps
+
+        image, _, _ = self._open(max_pixels)
+        try:
+            image.load()
+        except (OSError, SyntaxError, ValueError) as error:
+            raise BadImage(f"{self.name}, damaged or cut short ({error})", "a complete image file") from None
+        image = ImageOps.exif_transpose(image)
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            layer = image.convert("RGBA")
+            white = Image.new("RGBA", layer.size, "white")
+            return Image.alpha_composite(white, layer).convert("RGB")
+        return image.convert("RGB")
+
+    def _open(self, max_pixels: int) -> tuple[Image.Image, tuple[int, int], str]:
+        try:
+            place = self.place if isinstance(self.place, Path) else io.BytesIO(self.place())
+            with _PILLOW, warnings.catch_warnings():
+                # Pillow's limit is a module variable; the pixels are counted right below with the caller's own limit.
+                limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+                try:
+                    image = Image.open(place)
+                finally:
+                    Image.MAX_IMAGE_PIXELS = limit
+        except FileNotFoundError:
+            raise BadImage(f"{self.name!r}, no such file", "an image file in the data folder") from None
+        except IsADirectoryError:
+            raise BadImage(f"{self.name!r}, a folder", "an image file") from None
+        except (OSError, SyntaxError, ValueError) as error:
+            empty = isinstance(self.place, Path) and self.place.stat().st_size == 0
+            raise BadImage(
+                f"{self.name!r}, {'an empty file' if empty else 'not an image'} ({type(error).__name__})", "an image file"
+            ) from None
+        width, height = image.size
+        if width * height > max_pixels:
+            found = f"{self.name!r}, {width} x {height} = {width * height / 1e6:.0f} megapixels"
+            raise BadImage(found, f"at most {max_pixels / 1e6:.0f} megapixels (max_pixels)")
+        return image, image.size, image.format or ""
+
+
+def _ends_well(picture: Picture, picture_format: str) -> bool:
+    """Whether a file of a format with an end mark has it near its end; True for other formats."""
+    mark = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "GIF": b"\x3b"}.get(picture_format)
+    if mark is None:
+        return True
+    if isinstance(picture.place, Path):
+        with picture.place.open("rb") as f:
+            f.seek(0, io.SEEK_END)
+            f.seek(max(0, f.tell() - 64))
+            return mark in f.read()
+    return mark in picture.place()[-64:]
+
+
+# -- from a cell to pictures ----------------------------------------------------------------------------------------------------
+
+
+def pictures_of(cell: Any, roots: list[Path]) -> list[Picture]:
+    """The pictures that a cell names: a path, a data URI, encoded bytes, ``{"bytes", "path"}``, ``{"image": ...}``, or a list of these."""
+    if cell is None or cell == "" or cell == []:
+        return []
+    if isinstance(cell, str) and cell.lstrip().startswith("["):
+        import json
+
+        try:
+            cell = json.loads(cell)
+        except ValueError:
+            raise BadImage(repr(cell[:60]), "a path, or a JSON list of paths") from None
+    if isinstance(cell, list | tuple):
+        return [p for one in cell for p in pictures_of(one, roots)]
+    if callable(cell):
+        content = cell()
+        return [_lazy(p, cell, i) for i, p in enumerate(pictures_of(content, roots))]
+    if isinstance(cell, dict):
+        inner = next((cell[k] for k in ("bytes", "path", "image", "url") if cell.get(k) is not None), None)
+        if inner is None:
+            raise BadImage(f"a mapping with {', '.join(map(str, cell)) or 'nothing'}", "'bytes', 'path' or 'image'")
+        return pictures_of(inner, roots)
+    if isinstance(cell, bytes):
+        return [Picture(f"{len(cell)} bytes", lambda: cell)]
+    if isinstance(cell, str):
+        return [_from_text(cell, roots)]
+    if isinstance(cell, Path):
+        return [_from_text(str(cell), roots)]
+    raise BadImage(f"{cell!r:.60} ({type(cell).__name__})", "a path, a data URI, encoded bytes or a list of these")
+
+
+def _lazy(picture: Picture, cell: Callable[[], Any], index: int) -> Picture:
+    """The same picture without its bytes: the cell is read again when they are needed."""
+    if isinstance(picture.place, Path):
+        return picture
+    return Picture(picture.name, lambda: pictures_of(cell(), [])[index].encoded())
+
+
+def _from_text(text: str, roots: list[Path]) -> Picture:
+    if text.startswith("data:"):
+        head, _, body = text.partition(",")
+        try:
+            encoded = base64.b64decode(body, validate=True)
+        except (ValueError, binascii.Error):
+            raise BadImage(f"{text[:40]!r}... (not base64)", "a data URI data:image/...;base64,...") from None
+        return Picture(f"{head}, {len(encoded)} bytes", lambda: encoded)
+    if "://" in text:
+        raise BadImage(f"{text[:80]!r}, an address", "a file in the data folder (remote images are not fetched)")
+    if not roots:
+        raise BadImage(f"{text[:80]!r}, a path without a folder to start from", "embedded images, or load(..., images=FOLDER)")
+    for root in roots:
+        file = (root / text).resolve()
+        if not file.is_relative_to(root.resolve()):
+            raise BadImage(f"{text!r}, outside the data folder", "a path inside it (or load(..., images=FOLDER))")
+        if file.is_file():
+            return Picture(text, file)
+    kind = "a folder" if (roots[0] / text).is_dir() else "no such file"
+    raise BadImage(f"{text!r}, {kind}", f"an image file under {' or '.join(dict.fromkeys(r.name + '/' for r in roots))}")
+
+
+class Decoded:
+    """The last few decoded pictures by content, shared by the rows that show the same one; safe in threads."""
+
+    def __init__(self, size: int = 64):
+        self.size, self._kept, self._lock = size, OrderedDict(), threading.Lock()
+
+    def get(self, key: Any, picture: Picture, max_pixels: int) -> Image.Image:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        image = picture.decode(max_pixels)
+        with self._lock:
+            self._kept[key] = image
+            while len(self._kept) > self.size:
+                self._kept.popitem(last=False)
+        return image
