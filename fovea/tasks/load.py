@@ -153,8 +153,8 @@ def load(
         in increasing order -> box_iou, options -> choice, else exact.
       params: parameters of that verifier.
       source: name of the source in metrics; otherwise the column `data_source` or the file's name.
-      split: "train", "heldout" or None for all rows. Files (or parts) named after splits decide; otherwise the content of a row's images (of
-        its prompt, without images) does, so that rows that show the same images stay together.
+      split: "train", "heldout" or None for all rows. Files (or parts) named after splits decide; otherwise the content of a row's images
+        (of its prompt, without images) does, so that rows that show the same images stay together.
       heldout: fraction of rows that content assigns to "heldout".
       limit: number of rows to keep.
       instruction: text appended to every question.
@@ -289,6 +289,10 @@ class _Reader:
     instruction: str
     notes: dict[str, None] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        answers = (self._cell(row, "answer") for row in self.records.rows)
+        self.digits_are_text = any(isinstance(a, str) and re.fullmatch(r"\s*0\d+\s*", a) for a in answers)
+
     def read(self, row: Row, check: str, max_pixels: int) -> tuple[Item | None, list[Bad]]:
         problems: list[Bad] = []
 
@@ -366,9 +370,8 @@ class _Reader:
             first = next((m for m in messages if m["role"] == "user"), messages[0])
             first["content"][:0] = [{"type": "image"}] * images
         elif images is not None and marks != images:
-            raise _Problem(
-                "prompt", f"{marks} image placeholder(s) and {images} image(s)", "one placeholder for each image, or none at all"
-            )
+            found = f"{marks} image placeholder(s) and {images} image(s)"
+            raise _Problem("prompt", found, "one placeholder for each image, or none at all")
         return tuple(messages)
 
     def _options(self, row: Row) -> list[str]:
@@ -409,7 +412,7 @@ class _Reader:
         if spec is None and (named := self._cell(row, "verifier")):
             spec, params = named, dict(self._params(row))
         if spec is None:
-            spec, answer = guess_verifier(answer, bool(options), has_images)
+            spec, answer = guess_verifier(answer, bool(options), has_images, self.digits_are_text)
             self.notes["verifiers are guessed from the answers; choose with verifier=..."] = None
         if spec == "choice" and options:
             params.setdefault("options", options)
@@ -462,15 +465,18 @@ def _parts(text: str) -> list[dict[str, Any]]:
 _NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d*)?(?:\.\d+)?\s?%?")
 
 
-def guess_verifier(answer: Any, has_options: bool, has_images: bool) -> tuple[str, Any]:
-    """(verifier, answer as it reads it) from an answer's type and form. Digits with leading zeros ("007") are text."""
+def guess_verifier(answer: Any, has_options: bool, has_images: bool, digits_are_text: bool = False) -> tuple[str, Any]:
+    """(verifier, answer as it reads it) from an answer's type and form.
+
+    `digits_are_text` is for tables in which some answer has leading zeros ("07"): there digits are read, not counted.
+    """
     if has_options:
         return "choice", answer
     if isinstance(answer, bool):
         return "exact", answer
     if isinstance(answer, int | float):
         return "number", answer
-    if isinstance(answer, str) and any(c.isdigit() for c in answer) and _NUMBER.fullmatch(answer):
+    if isinstance(answer, str) and not digits_are_text and any(c.isdigit() for c in answer) and _NUMBER.fullmatch(answer):
         return "number", answer
     bracketed = not isinstance(answer, str) or re.fullmatch(r"\s*\[[^\[\]]{1,200}\]\s*", answer)
     box = parse_numbers(answer, 4) if bracketed and has_images else None

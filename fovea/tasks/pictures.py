@@ -48,16 +48,15 @@ class Picture:
 
         A file whose format has an end mark and lacks it is decoded to be sure; `full` decodes every file.
         """
-        size, picture_format = self._open(max_pixels)[1:]
-        if full or not _ends_well(self, picture_format):
+        image = self._open(max_pixels)
+        if full or not _ends_well(self, image.format or ""):
             self.decode(max_pixels)
-        del size
 
     def decode(self, max_pixels: int = MAX_PIXELS) -> Image.Image:
         """RGB pixels; the EXIF orientation is applied, transparency is laid on white."""
         from PIL import ImageOps
 
-        image, _, _ = self._open(max_pixels)
+        image: Image.Image = self._open(max_pixels)
         try:
             image.load()
         except (OSError, SyntaxError, ValueError) as error:
@@ -69,7 +68,7 @@ class Picture:
             return Image.alpha_composite(white, layer).convert("RGB")
         return image.convert("RGB")
 
-    def _open(self, max_pixels: int) -> tuple[Image.Image, tuple[int, int], str]:
+    def _open(self, max_pixels: int) -> Image.Image:
         try:
             place = self.place if isinstance(self.place, Path) else io.BytesIO(self.place())
             with _PILLOW, warnings.catch_warnings():
@@ -84,15 +83,13 @@ class Picture:
         except IsADirectoryError:
             raise BadImage(f"{self.name!r}, a folder", "an image file") from None
         except (OSError, SyntaxError, ValueError) as error:
-            empty = isinstance(self.place, Path) and self.place.stat().st_size == 0
-            raise BadImage(
-                f"{self.name!r}, {'an empty file' if empty else 'not an image'} ({type(error).__name__})", "an image file"
-            ) from None
+            kind = "an empty file" if isinstance(self.place, Path) and self.place.stat().st_size == 0 else "not an image"
+            raise BadImage(f"{self.name!r}, {kind} ({type(error).__name__})", "an image file") from None
         width, height = image.size
         if width * height > max_pixels:
             found = f"{self.name!r}, {width} x {height} = {width * height / 1e6:.0f} megapixels"
             raise BadImage(found, f"at most {max_pixels / 1e6:.0f} megapixels (max_pixels)")
-        return image, image.size, image.format or ""
+        return image
 
 
 def _ends_well(picture: Picture, picture_format: str) -> bool:

@@ -137,9 +137,7 @@ def _json(file: Path, name: str, records: Records) -> None:
         records.bad.append(Bad(name, getattr(error, "lineno", 1), "(file)", str(error), "a JSON list of objects"))
         return
     if not isinstance(rows, list):
-        records.bad.append(
-            Bad(name, 1, "(file)", f"a JSON {type(rows).__name__}", "a JSON list of objects (or one object per line in .jsonl)")
-        )
+        records.bad.append(Bad(name, 1, "(file)", f"a JSON {type(rows).__name__}", "a JSON list of objects"))
         return
     for number, row in enumerate(rows, 1):
         _add(row, name, number, records)
@@ -178,9 +176,8 @@ def _need(module: str, extra: str, what: str) -> Any:
         return __import__(module, fromlist=["_"])
     except ImportError as error:
         package = module.split(".")[0]
-        raise ModuleNotFoundError(
-            f'{what} needs {package}, which is missing; install the extra: pip install "fovea-rl[{extra}]" ({error})'
-        ) from None
+        advice = f'install the extra: pip install "fovea-rl[{extra}]"'
+        raise ModuleNotFoundError(f"{what} needs {package}, which is missing; {advice} ({error})") from None
 
 
 class _Groups:

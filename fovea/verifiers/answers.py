@@ -31,7 +31,7 @@ _YES_NO = {True: ("yes", "true"), False: ("no", "false")}
 
 
 def exact(*, case: bool = False) -> Verifier:
-    """The answer equals the gold text (or any text of a gold list) after whitespace, outer punctuation and, unless `case`, case are removed.
+    """The answer equals the gold text (or any of a gold list); whitespace, outer punctuation and, unless `case`, case do not count.
 
     A gold bool accepts yes/true or no/false.
     """

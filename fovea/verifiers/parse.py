@@ -23,29 +23,10 @@ _SIGN_BEFORE = re.compile(rf"{_SIGN}\s?$")
 _PLAIN_NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,30}(?:\.\d{0,30})?|\.\d{1,30})(?:[eE][+\-]?\d{1,3})?(?![\w])")
 _WORD = re.compile(r"[a-z]+")
 _PIECE = re.compile(r"\w+")
-_WORDS = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-    "twenty",
-]
+_WORDS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
+)
 _NUMBER_WORDS = {word: Fraction(i) for i, word in enumerate(_WORDS)}
 
 READ = 4096
@@ -185,7 +166,7 @@ def find_numbers(text: str) -> list[tuple[Fraction, bool]]:
 
 
 def parse_number(value: Any) -> tuple[Fraction, bool] | None:
-    """The number an answer gives, exactly, and whether it was a percentage: the last one written in digits, else the last spelled word up to twenty."""
+    """The number an answer gives, exactly, and whether it was a percentage: the last in digits, else the last word up to twenty."""
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, int | Fraction):
@@ -212,8 +193,8 @@ _STANDALONE = re.compile(r"(?<![\w'])([B-HJ-Z])(?![\w'])")
 def parse_choice(text: str, options: Sequence[str] = (), letters: str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ") -> str | None:
     """The chosen letter, upper case: ``B  (B)  B.  b) a cat  The answer is B  Option B``, or an option's own text.
 
-    Read in this order: the whole answer is a letter; it is an option's text; it starts with a label; it states one; exactly one bracketed or
-    stand-alone capital occurs; exactly one option's text occurs. Otherwise None (so an answer that lists several options chooses none).
+    Read in this order: the whole answer is a letter; it is an option's text; it starts with a label; it states one; exactly one
+    bracketed or stand-alone capital occurs; exactly one option's text occurs. Otherwise None (so an answer that lists several options chooses none).
     """
     text = text[-READ:]
     allowed = set(letters[: len(options)] if options else letters)
@@ -301,7 +282,7 @@ def parse_items(value: Any) -> list[str]:
 
 
 def parse_counts(value: Any) -> Counter[str] | None:
-    """Counts by name: a mapping, a JSON object, or items such as ``2 cats``, ``cat: 2``, ``cat x2``, ``two cats``; None without any count."""
+    """Counts by name: a mapping, a JSON object, or items such as ``2 cats``, ``cat: 2``, ``two cats``; None without any count."""
     if isinstance(value, str) and value.strip().startswith("{"):
         try:
             value = json.loads(value)
