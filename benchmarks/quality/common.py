@@ -1,0 +1,40 @@
+"""What the quality benchmarks share: files that are complete or absent, and where a number came from."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+PARTS = HERE / "parts"
+
+
+def read(name: str) -> dict[str, Any]:
+    return json.loads((PARTS / f"{name}.json").read_text())
+
+
+def write(path: Path, value: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    partial.rename(path)
+
+
+def provenance() -> dict[str, Any]:
+    commit = subprocess.run(["git", "-C", str(HERE), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    return {
+        "command": shlex.join(["python", "benchmarks/quality/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": commit,
+        "hardware": f"{os.cpu_count()} cores, {platform.machine()}",
+    }
+
+
+def curve(rows: list[dict[str, float]], *names: str) -> list[dict[str, float]]:
+    """Some columns of a run's metrics, the step always."""
+    return [{"step": int(r["step"]), **{n: round(r[n], 4) for n in names if n in r}} for r in rows]
