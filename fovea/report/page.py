@@ -27,7 +27,7 @@ IMAGE_SIDE = 384
 STEPS_SHOWN = 40
 HUES = 8
 PHASES = ("generate", "score", "prepare", "update")
-BOXES, POINTS = {"box_iou", "box"}, {"point_in_box", "point"}
+COORDINATES = {"box_iou": 4, "point_in_box": 2}
 ASSETS = Path(__file__).parent / "assets"
 
 Row = Mapping[str, float]
@@ -238,6 +238,8 @@ def _charts(rows: Sequence[Row], config: Mapping[str, Any]) -> dict[str, Chart]:
         ("entropy", "Entropy, nats", (("policy/entropy", "entropy", "c2"),), 0.0),
         ("kl", "KL, nats per token", (("policy/kl", "to the sampling policy", "c4"), ("policy/kl_ref", "to the reference", "c5")), None),
         ("grad", "Gradient norm", (("optim/grad_norm", "before clipping", "c1"),), 0.0),
+        ("nll", "Negative log-likelihood, nats", (("policy/nll", "of given answers", "c0"),), None),
+        ("preference", "Chosen over rejected", (("policy/preference_accuracy", "of pairs", "c0"),), 0.0),
         ("speed", "Tokens per second", (("speed/tokens_per_s", "while generating", "c5"),), 0.0),
         ("clip", "Clipped", (("policy/clip_frac", "units clipped", "c4"), ("length/cut_frac", "answers cut", "c1")), 0.0),
         (
@@ -251,7 +253,7 @@ def _charts(rows: Sequence[Row], config: Mapping[str, Any]) -> dict[str, Chart]:
             0.0,
         ),
     ):
-        shares = key in ("clip", "groups")
+        shares = key in ("clip", "groups", "preference")
         notes = " ".join(f"{label}: {explain(name)}" if len(lines) > 1 else explain(name) for name, label, _ in lines)
         out[key] = chart(key, title, [curve(*line) for line in lines], notes, (low, None), percent=shares)
     spent = [curve(f"time/{p}_s", p, f"c{i}", "area") for i, p in enumerate(PHASES) if any(_known(r, f"time/{p}_s") for r in trained)]
@@ -302,10 +304,8 @@ def _journey(run: RunFolder, images: Images) -> str:
 def _before_after(records: Sequence[dict[str, Any]], images: Images) -> str:
     first, last = records[0], records[-1]
     dots = "".join(f'<i class="{_verdict(r["episodes"][0])}" title="step {r["step"]}"></i>' for r in records)
-    pictures = "".join(
-        images.figure(i, _overlay(last, [first["episodes"][0], last["episodes"][0]], ("was", "now")) if k == 0 else "")
-        for k, i in enumerate(last["images"][:3])
-    )
+    overlays = _overlays(last, [first["episodes"][0], last["episodes"][0]], ("was", "now"))
+    pictures = "".join(images.figure(i, overlays.get(k, "")) for k, i in enumerate(last["images"][:3]))
     rows = "".join(
         f'<div class="said {_verdict(r["episodes"][0])}"><b>step {r["step"]}</b><p>{_answer_markup(r["episodes"][0]["text"])}</p></div>'
         for r in (first, last)
@@ -377,8 +377,8 @@ def by_importance(n: int) -> list[int]:
 
 def _group(record: Mapping[str, Any], images: Images) -> str:
     episodes = record["episodes"]
-    overlay = _overlay(record, episodes)
-    pictures = "".join(images.figure(i, overlay if k == 0 else "") for k, i in enumerate(record["images"]))
+    overlays = _overlays(record, episodes)
+    pictures = "".join(images.figure(i, overlays.get(k, "")) for k, i in enumerate(record["images"]))
     scores = [e["score"] for e in episodes if e["role"] == "sample" and e["score"] is not None]
     right = sum(e["correct"] is True for e in episodes)
     judged = sum(e["correct"] is not None for e in episodes)
@@ -467,45 +467,41 @@ def _gold(record: Mapping[str, Any]) -> str:
     return f'<p class="gold"><span>expected</span> {esc(shown[:300])}</p>'
 
 
-def _overlay(record: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]], classes: Sequence[str] = ()) -> str:
-    """True and predicted boxes or points in the picture's pixels, where the verifier looks at places."""
-    verifier, params = str(record["verifier"]), record.get("params") or {}
-    if verifier not in BOXES | POINTS or not record["images"]:
-        return ""
+def _overlays(record: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]], classes: Sequence[str] = ()) -> dict[int, str]:
+    """True and predicted boxes or points over the picture they are about, by its index, where the verifier looks at places.
+
+    Gold places are in pixels; a prediction is too, unless the row's `scale` names what the policy calls a full side.
+    """
+    count, params = COORDINATES.get(record["verifier"]), record.get("params") or {}
+    index = params.get("image", 0)
+    if count is None or index not in range(len(record["images"])):
+        return {}
     from fovea.verifiers.parse import extract_answer, parse_numbers
 
-    scale = _scale(params, record["images"][0])
-    shapes = [_shape(numbers, kind, scale) for numbers in _places(record["answer"]) for kind in ("under", "true")]
+    sides, scale = record["images"][index], params.get("scale")
+    unit = (sides["width"] / scale, sides["height"] / scale) if scale else (1.0, 1.0)
+    shapes = [_shape(place, kind) for place in _places(record["answer"]) for kind in ("under", "true")]
     for k, e in enumerate(episodes):
-        said = extract_answer(e["text"])
-        numbers = parse_numbers(said, 4 if verifier in BOXES else 2) if said else None
+        numbers = parse_numbers(extract_answer(e["text"]), count)
         if numbers is not None:
-            name = classes[k] if k < len(classes) else ""
-            shapes.append(_shape(numbers, f"said {_verdict(e)} {name}", scale, k))
-    return "".join(shapes)
+            kind = f"said {_verdict(e)} {classes[k] if k < len(classes) else ''}".strip()
+            shapes.append(_shape([min(1e6, max(-1e6, v * unit[i % 2])) for i, v in enumerate(numbers)], kind, k))
+    return {index: "".join(shapes)}
 
 
-def _places(answer: Any) -> Iterator[Sequence[float]]:
+def _places(answer: Any) -> list[Sequence[float]]:
     """One box or point, or a list of them."""
-    if isinstance(answer, Sequence) and not isinstance(answer, str):
-        if answer and all(isinstance(v, int | float) for v in answer):
-            yield answer
-        elif all(isinstance(v, Sequence) and not isinstance(v, str) for v in answer):
-            yield from (v for v in answer if all(isinstance(x, int | float) for x in v))
+    if not isinstance(answer, list) or not answer:
+        return []
+    candidates = answer if all(isinstance(v, list) for v in answer) else [answer]
+    return [c for c in candidates if len(c) in (2, 4) and all(isinstance(v, int | float) for v in c)]
 
 
-def _scale(params: Mapping[str, Any], image: Mapping[str, Any]) -> tuple[float, float]:
-    """Pixels per coordinate unit: 1 unless the row says that its coordinates are relative to `scale` (1 or 1000)."""
-    scale = params.get("scale")
-    return (image["width"] / scale, image["height"] / scale) if isinstance(scale, int | float) and scale else (1.0, 1.0)
-
-
-def _shape(numbers: Sequence[float], kind: str, scale: tuple[float, float], index: int | None = None) -> str:
+def _shape(numbers: Sequence[float], kind: str, index: int | None = None) -> str:
     marker = "" if index is None else f' data-episode="{index}"'
-    x, y = (min(1e6, max(-1e6, float(v))) * s for v, s in zip(numbers[:2], scale, strict=False))
-    if len(numbers) < 4:
-        return f'<path class="place point {kind}"{marker} d="M{x:g} {y:g}h0"/>'
-    x2, y2 = (min(1e6, max(-1e6, float(v))) * s for v, s in zip(numbers[2:4], scale, strict=False))
+    if len(numbers) == 2:
+        return f'<path class="place point {kind}"{marker} d="M{numbers[0]:g} {numbers[1]:g}h0"/>'
+    x, y, x2, y2 = numbers
     return f'<path class="place {kind}"{marker} d="M{x:g} {y:g}H{x2:g}V{y2:g}H{x:g}Z"/>'
 
 
