@@ -40,7 +40,7 @@ def test_each_part_is_normalised_over_the_episodes_that_have_it():
 
 
 def test_an_unknown_part_is_named():
-    with pytest.raises(ValueError, match="reward part 'fromat' is not known.*did you mean 'format'"):
+    with pytest.raises(ValueError, match=r"reward part 'fromat' is not known.*did you mean 'format'"):
         rewards.normalised_parts(PARTS, {"fromat": 1.0}, GROUP, OK)
 
 

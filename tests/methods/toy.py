@@ -1,4 +1,4 @@
-"""Tabular policies and ragged random rollouts, small enough to differentiate by hand and rich enough to break a careless loss."""
+"""Log-linear policies and ragged random rollouts, small enough to differentiate by hand and rich enough to break a careless loss."""
 
 from __future__ import annotations
 
@@ -10,35 +10,40 @@ from torch import Tensor
 from fovea.batch import Batch
 from fovea.types import Episode, Group, Prefix, Score, Segment, Task, user
 
-V, T_MAX, PROMPTS, A = 5, 12, 4, 2
+V, T_MAX, PROMPTS, A, D = 5, 10, 4, 2, 6
 
 
 class Toy(torch.nn.Module):
-    """One logit vector and one value for each (prompt, position); float64. Continuous rows read the first A of them as means."""
+    """Logits and values linear in fixed features of (prompt, position); float64. Continuous rows read the first A logits as means.
+
+    The weights are shared by all positions, so that no gradient cancels to rounding noise, which AdamW would blow up to a full step.
+    """
 
     def __init__(self, seed: int = 0, continuous: bool = False):
         super().__init__()
         g = torch.Generator().manual_seed(seed)
-        self.logits_PTV = torch.nn.Parameter(torch.randn(PROMPTS, T_MAX, V, generator=g, dtype=torch.float64))
-        self.value_PT = torch.nn.Parameter(torch.randn(PROMPTS, T_MAX, generator=g, dtype=torch.float64))
+        self.features_PTD = torch.randn(PROMPTS, T_MAX, D, generator=g, dtype=torch.float64)
+        self.weight_DV = torch.nn.Parameter(0.5 * torch.randn(D, V, generator=g, dtype=torch.float64))
+        self.value_D = torch.nn.Parameter(torch.randn(D, generator=g, dtype=torch.float64))
         self.log_std_A = torch.nn.Parameter(torch.zeros(A, dtype=torch.float64))
         self.continuous = continuous
-        self.frozen: Toy | None = None
+        self.reference: list[Toy] = []
 
     def set_reference(self) -> Toy:
-        self.frozen = copy.deepcopy(self)
+        frozen = copy.deepcopy(self)
         with torch.no_grad():
-            self.frozen.logits_PTV.add_(0.3 * torch.sin(torch.arange(self.logits_PTV.numel())).reshape(self.logits_PTV.shape))
+            frozen.weight_DV.mul_(0.7)
+        self.reference = [frozen]
         return self
 
     def evaluate(self, batch: Batch, want: frozenset[str], variant: str = "policy") -> dict[str, Tensor]:
         if variant == "reference":
-            assert self.frozen is not None
             with torch.no_grad():
-                return self.frozen.evaluate(batch, want)
+                return self.reference[0].evaluate(batch, want)
         prompt_B = torch.tensor([batch.prefixes[p].data for p in batch.prefix_B.tolist()])
         T = batch.mask_BT.shape[1]
-        logits_BTV = self.logits_PTV[prompt_B, :T]
+        features_BTD = self.features_PTD[prompt_B, :T]
+        logits_BTV = features_BTD @ self.weight_DV
         if self.continuous:
             normal = torch.distributions.Normal(logits_BTV[..., :A], self.log_std_A.exp())
             logp, entropy = normal.log_prob(batch.actions_BT).sum(-1), normal.entropy().sum(-1)
@@ -46,7 +51,7 @@ class Toy(torch.nn.Module):
             logp_BTV = logits_BTV.log_softmax(-1)
             logp = logp_BTV.gather(-1, batch.actions_BT[..., None])[..., 0]
             entropy = -(logp_BTV.exp() * logp_BTV).sum(-1)
-        streams = {"logp": logp, "entropy": entropy, "value": self.value_PT[prompt_B, :T]}
+        streams = {"logp": logp, "entropy": entropy, "value": features_BTD @ self.value_D}
         if "next_value" in want:
             streams["next_value"] = batch.extras["next_obs"].reshape(batch.B).to(torch.float64)
         return {k: streams[k] for k in want}
@@ -56,7 +61,7 @@ def rollout(
     policy: Toy,
     seed: int = 0,
     groups: int = 4,
-    size: int = 4,
+    size: int = 3,
     *,
     off_policy: float = 0.0,
     segments: int = 1,
@@ -65,7 +70,7 @@ def rollout(
     greedy: bool = True,
     failed: bool = True,
 ) -> list[Group]:
-    """Ragged groups: answers of 1 to 12 units, some masked out, two turns; one failed episode; two equal-score groups at most.
+    """Ragged groups: answers of 1 to T_MAX units, some masked out, two turns each, and one failed episode.
 
     off_policy: size of the noise on the recorded log-probs. segments: rows per episode. rewards: environment rewards on the turns.
     cuts: every other episode was cut and carries a next observation.
@@ -77,7 +82,7 @@ def rollout(
 
     def segment(prompt: int, cut: bool) -> Segment:
         n = int(torch.randint(1, T_MAX + 1, (), generator=g))
-        logits_TV = policy.logits_PTV.detach()[prompt, :n]
+        logits_TV = (policy.features_PTD[prompt, :n] @ policy.weight_DV).detach()
         if policy.continuous:
             mean, std = logits_TV[:, :A], policy.log_std_A.detach().exp()
             actions = mean + std * torch.randn(n, A, generator=g, dtype=torch.float64)
