@@ -44,8 +44,13 @@ GLOSSARY: dict[str, str] = {
     "eval/n": "Number of held-out answers behind the accuracy.",
     "eval/<name>": "A number measured on held-out tasks.",
     "loss/total": "The optimised loss. Loss is 0 on-policy by construction: read reward and gradient norm instead.",
+    "loss/policy": "The surrogate part of the loss, 0 on-policy by construction for centred advantages.",
+    "loss/kl": "The KL penalty to the reference inside the loss.",
+    "loss/entropy": "The entropy bonus inside the loss, negative.",
+    "loss/value": "The value head's part of the loss.",
+    "loss/nll": "The negative log-likelihood part of the loss.",
     "loss/<name>": "One term of the loss.",
-    "policy/entropy": "Mean entropy in nats of the next-unit distribution. A fast fall to zero means that exploration has ended.",
+    "policy/entropy": "Mean entropy in nats, exact or estimated from the samples. A fast fall to zero means that exploration has ended.",
     "policy/kl": "KL estimate in nats per unit between the new and the sampling policy: how far one step moved.",
     "policy/kl_ref": "KL estimate in nats per unit to the frozen reference: how far training has moved since the start.",
     "policy/clip_frac": "Fraction of trained units whose ratio the surrogate clipped. Zero on the first update of a rollout.",
@@ -123,8 +128,6 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "length/mean_tokens": _mean([float(e.length) for e in drawn]),
         "length/max_tokens": float(max(e.length for e in drawn)),
         "length/cut_frac": _mean([float(e.stop == "length") for e in drawn]),
-        "length/tokens": "Action units generated in the step.",
-        "length/episodes": "Episodes generated in the step, baselines included.",
         "length/mean_turns": _mean([float(len(e.turns)) for e in drawn]),
     }
     several = [g.samples for g in groups if len(g.samples) > 1]

@@ -201,7 +201,7 @@ def _known(row: Row, name: str) -> bool:
 
 
 def _charts(rows: Sequence[Row], config: Mapping[str, Any]) -> dict[str, Chart]:
-    trained = [r for r in rows if any(k.startswith(("reward/", "loss/", "time/update")) for k in r)]
+    trained = [r for r in rows if any(k.startswith(("reward/", "loss/", "time/update_s")) for k in r)]
     held = [r for r in rows if _known(r, "eval/accuracy")]
     bands = [_band(r, config) for r in held]
     x_train, x_held = [r["step"] for r in trained], [r["step"] for r in held]
