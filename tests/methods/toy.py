@@ -36,6 +36,9 @@ class Toy(torch.nn.Module):
         self.reference = [frozen]
         return self
 
+    def forward(self, batch: Batch, want: frozenset[str]) -> dict[str, Tensor]:
+        return self.evaluate(batch, want)
+
     def evaluate(self, batch: Batch, want: frozenset[str], variant: str = "policy") -> dict[str, Tensor]:
         if variant == "reference":
             with torch.no_grad():
