@@ -148,6 +148,7 @@ def check_verifier(verifier: Any, task: Task | None = None, *, seconds: float = 
     r.rule("scores must be finite floats, and so must their parts")
     for t, own, scores in tables:
         for text, s in zip(own, scores, strict=True):
+            r.need(s.ok or "expected a finite number" not in s.reason, f"for {text!r} (task {t.id!r}): {s.reason}")
             r.need(not s.ok or _is_finite(s.value), f"got {s.value!r} for {text!r} (task {t.id!r})")
             bad = next((k for k, v in s.parts.items() if not _is_finite(v)), None)
             r.need(bad is None, f"got {s.parts.get(bad or '')!r} in part {bad!r} for {text!r} (task {t.id!r})")
@@ -158,7 +159,9 @@ def check_verifier(verifier: Any, task: Task | None = None, *, seconds: float = 
             r.need(s.ok or s.reason, f"got Score(ok=False) without a reason for {text!r} (task {t.id!r})")
             r.need(s.correct is None or isinstance(s.correct, bool), f"got correct={s.correct!r} for {text!r}")
 
-    r.rule("it can score ordinary answers to a task of its kind" + ("" if task is not None else " (pass one: check_verifier(v, task=...))"))
+    r.rule(
+        "ordinary answers (a number, a letter, a list, words) are all scored" + ("" if task else "; pass a task of your own with task=...")
+    )
     scorable = [(t, own, scores) for t, own, scores in tables if all(s.ok for s in scores)]
     first = next((s.reason for _, _, scores in tables for s in scores if not s.ok), "")
     r.need(scorable, f"every task left episodes unscored, first reason: {first}")

@@ -165,6 +165,8 @@ def load(
     _one_of("split", split, ("train", "heldout", None))
     _one_of("on_bad_row", on_bad_row, ("stop", "skip"))
     _one_of("check_images", check_images, CHECKS)
+    if verifier is not None:
+        build(verifier, params)
     records = tables.read(path, split)
     name = source or _name_of(path)
     mapping = match_columns(records, columns or {}, str(path))
@@ -186,7 +188,8 @@ def load(
         if item is not None and not problems:
             ids.add(item.task.id)
             items.append(item)
-    total = len(records.rows) + len(records.bad)
+    total, files = len(records.rows) + len(records.bad), records.files
+    bad.sort(key=lambda b: (files.index(b.file) if b.file in files else 0, b.row))
     if bad and on_bad_row == "stop":
         raise BadRows(bad, total, str(path))
     if not items:

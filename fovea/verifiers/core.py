@@ -12,10 +12,13 @@ import math
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from fovea.types import Context, Episode, Group, Score, Verifier
 from fovea.verifiers.parse import extract_answer
+
+PACKAGE = Path(__file__).resolve().parent.parent
 
 Judge = Callable[[Episode, Context], Any]
 
@@ -84,7 +87,8 @@ def reason_of(error: BaseException) -> str:
     frame = error.__traceback__
     while frame and frame.tb_next:
         frame = frame.tb_next
-    where = f" at {frame.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.tb_lineno}" if frame else ""
+    file = Path(frame.tb_frame.f_code.co_filename) if frame else None
+    where = f" at {file.name}:{frame.tb_lineno}" if frame and file and PACKAGE not in file.parents else ""
     return f"{type(error).__name__}: {str(error) or 'no message'}{where}"
 
 

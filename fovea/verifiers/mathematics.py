@@ -66,6 +66,8 @@ class Worker:
         line = self.process.stdout.readline()
         timer.cancel()
         if not line:
+            self.process.kill()
+            self.process.wait()
             found = f"gave no {what} within {timeout_s:g} s" if late.is_set() else f"died (exit status {self.process.wait()})"
             raise Unscorable(f"the math worker {found}")
         return json.loads(line)

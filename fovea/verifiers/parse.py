@@ -193,8 +193,8 @@ _STANDALONE = re.compile(r"(?<![\w'])([B-HJ-Z])(?![\w'])")
 def parse_choice(text: str, options: Sequence[str] = (), letters: str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ") -> str | None:
     """The chosen letter, upper case: ``B  (B)  B.  b) a cat  The answer is B  Option B``, or an option's own text.
 
-    Read in this order: the whole answer is a letter; it is an option's text; it starts with a label; it states one; exactly one
-    bracketed or stand-alone capital occurs; exactly one option's text occurs. Otherwise None (so an answer that lists several options chooses none).
+    Read in this order: the whole answer is a letter; it is an option's text; it starts with a label; it states one; exactly one bracketed
+    or stand-alone capital occurs; exactly one option's text occurs. Otherwise None (an answer that lists several options chooses none).
     """
     text = text[-READ:]
     allowed = set(letters[: len(options)] if options else letters)
