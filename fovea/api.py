@@ -90,8 +90,8 @@ def train(
     if resume == "never" and (path / "checkpoints").exists():
         raise FileExistsError(f"{path} already holds a run; expected a new folder with resume='never'")
 
-    policy = build_policy(recipe, model=last.model if last else None)
     source, heldout = build_sources(recipe)
+    policy = build_policy(recipe, model=last.model if last else None)
     with RunFolder(path, rollout_every=recipe.log_every) as folder, build_scorer(recipe) as scorer:
         folder.describe(recipe.to_json())
         engine = build_engine(recipe, policy)

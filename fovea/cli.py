@@ -80,7 +80,7 @@ def train(args: list[str]) -> int:
     parser.add_argument("--resume", default="auto", choices=("auto", "never"), help="auto continues what is in --out")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe, batch arithmetic and memory estimate, then stop")
     parser.add_argument("--quiet", action="store_true", help="no progress")
-    options, changes = parser.parse_known_args(args)
+    options, changes = _parse(parser, args)
     if options.dry_run:
         from fovea.plan import plan
 
@@ -102,7 +102,7 @@ def evaluate(args: list[str]) -> int:
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--samples", type=int, default=1, help="answers per task")
     parser.add_argument("--json", action="store_true")
-    options, changes = parser.parse_known_args(args)
+    options, changes = _parse(parser, args)
     from fovea import api
     from fovea.report.metrics import interval
 
@@ -217,6 +217,24 @@ def resolve(name: str, options: Sequence[str]) -> Any:
         hints = typing.get_type_hints(type(owner)) if owner is not None else {}
         typed[key] = _convert(text, hints.get(inner or outer, str), key)
     return recipe.replace(**typed)
+
+
+def _parse(parser: argparse.ArgumentParser, args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The command's own options, and what is left for the recipe: every unknown ``--field`` with the value behind it.
+
+    (argparse alone would take the value of an unknown option for a positional argument.)
+    """
+    known = parser._option_string_actions
+    own, fields, i = [], [], 0
+    while i < len(args):
+        option = args[i].partition("=")[0]
+        target = fields if option.startswith("--") and option not in known else own
+        target.append(args[i])
+        i += 1
+        if target is fields and option == args[i - 1] and i < len(args):
+            fields.append(args[i])
+            i += 1
+    return parser.parse_args(own), fields
 
 
 def _pairs(options: Sequence[str]) -> list[tuple[str, str]]:

@@ -26,6 +26,7 @@ class OnPolicy:
         seen: list[Group] = []
         kept: list[Group] = []
         rounds = 0
+        self.scorer.begin(context)
         while len(kept) < recipe.tasks_per_step and rounds < (recipe.max_resample if self.gate else 1):
             tasks = [self.sampler.next(context) for _ in range(recipe.tasks_per_step)]
             groups = self.engine.rollout(

@@ -1,0 +1,86 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from fovea import cli
+
+
+def test_importing_the_package_and_the_command_line_loads_nothing_heavy():
+    heavy = ("torch", "transformers", "PIL", "numpy")
+    program = f"import sys, fovea, fovea.cli, fovea.types; fovea.cli.main(['--help']); print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "[]"
+    assert "fovea train" in out
+
+
+def test_unknown_command_names_the_known_ones(capsys):
+    assert cli.main(["trian"]) == 2
+    assert "train, eval, generate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lerning-rate", "1"], "unknown field 'lerning_rate'; did you mean 'learning_rate'?"),
+        (["--method.eps-low", "1"], "method: unknown field 'eps_low'; did you mean"),
+        (["--steps", "many"], "--steps 'many': expected a whole number"),
+        (["--steps"], "option --steps has no value"),
+        (["--schedule", "step"], "--schedule 'step': expected one of constant, linear, cosine"),
+        (["--gradient-checkpointing", "maybe"], "expected true or false"),
+        (["--betas", "0.9"], "expected 2 values separated by commas"),
+        (["--group-size", "0"], "group_size = 0, expected at least 1"),
+        (["--method", "grop"], "grpo"),
+        (["--data.x", "1"], "'data' has no fields of its own"),
+        (["--sampling.temperature", "-1"], "temperature = -1.0; expected 0 (greedy) or more"),
+    ],
+)
+def test_wrong_options_are_explained(options, message, capsys):
+    assert cli.main(["train", "--dry-run", *options]) == 1
+    err = capsys.readouterr().err
+    assert message in err and "Traceback" not in err
+
+
+def test_options_reach_the_recipe_with_their_types():
+    options = ["--group-size", "4", "--method", "dapo", "--method.eps-hi=0.3", "--sampling.stop", "a,b", "--freeze", "tower"]
+    recipe = cli.resolve("grpo", [*options, "--betas", "0.8,0.9", "--gradient-checkpointing", "yes", "--learning-rate", "1e-5"])
+    assert (recipe.group_size, recipe.learning_rate, recipe.betas) == (4, 1e-5, (0.8, 0.9))
+    assert type(recipe.method).__name__ == "DAPO" and recipe.method.eps_hi == 0.3
+    assert recipe.sampling.stop == ("a", "b") and recipe.freeze == ("tower",) and recipe.gradient_checkpointing is True
+
+
+def test_dry_run_prints_recipe_arithmetic_and_memory(capsys):
+    assert cli.main(["train", "grpo", "--dry-run", "--tasks-per-step", "6", "--group-size", "5"]) == 0
+    out = capsys.readouterr().out
+    assert "6 tasks x 5 answers = 30 episodes per step" in out
+    assert '"type": "GRPO"' in out and "total" in out and "GiB" in out
+
+
+def test_dry_run_without_the_checkpoint_says_so(capsys):
+    assert cli.main(["train", "grpo:real", "--dry-run"]) == 0
+    assert "not a local checkpoint folder" in capsys.readouterr().out
+
+
+def test_unknown_recipe_is_named_with_the_nearest(capsys):
+    assert cli.main(["train", "gropo", "--dry-run"]) == 1
+    assert "no recipe 'gropo', did you mean 'grpo'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["recipes", "methods", "verifiers", "tasks"])
+def test_lists_are_complete_and_machine_readable(kind, capsys):
+    assert cli.main(["list", kind, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) >= 10 and all(r["name"] and r["summary"] for r in rows)
+
+
+def test_missing_data_file_is_named(capsys):
+    assert cli.main(["train", "--data", "nowhere/train.jsonl", "--quiet", "--out", "unused"]) == 1
+    assert "nowhere/train.jsonl" in capsys.readouterr().err
+
+
+def test_doctor_reports_the_core(capsys):
+    cli.main(["doctor", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    versions = {p["name"]: p["version"] for p in found["parts"]}
+    assert versions["torch"] and versions["transformers"]
