@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from fovea.policies.ops import norm, rotate
 from fovea.policies.shared_prefix import Layout, two_streams
 
 
@@ -54,57 +54,6 @@ def heads(x_LC: Tensor, attn: Any, name: str = "") -> Tensor:
     """(L, heads * D) -> (L, heads, D), normalised per head where the family does so."""
     x = x_LC.unflatten(-1, (-1, attn.head_dim))
     return norm(getattr(attn, name), x) if hasattr(attn, name) else x
-
-
-def norm(module: Any, x: Tensor) -> Tensor:
-    """The family's RMSNorm; in full precision with a fused backward."""
-    if x.dtype in (torch.float32, torch.float64):
-        return _RMSNorm.apply(x, module.weight, module.variance_epsilon)
-    return module(x)
-
-
-def rotate(x_LHD: Tensor, cos_LD: Tensor, sin_LD: Tensor) -> Tensor:
-    """Rotary embedding; the halves of `cos` (and of `sin`) are equal, so the backward is the rotation by the opposite angle."""
-    return _Rotate.apply(x_LHD, cos_LD[:, None], sin_LD[:, None])
-
-
-class _RMSNorm(torch.autograd.Function):
-    """y = w x / rms(x). Backward through LayerNorm's kernel with mean 0: dx = r (g w - x̂ mean(g w x̂)), where LayerNorm subtracts r mean(g w) too."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        rstd = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / x.shape[-1] + eps).rsqrt_()
-        ctx.save_for_backward(x, weight, rstd)
-        return (x * rstd).mul_(weight)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, weight, rstd = ctx.saved_tensors
-        grad, C = grad.contiguous(), x.shape[-1]
-        dx, dw, _ = torch.ops.aten.native_layer_norm_backward(
-            grad, x.contiguous(), [C], torch.zeros_like(rstd), rstd, weight, None, [True, ctx.needs_input_grad[1], False]
-        )
-        return dx.add_((grad @ weight)[..., None] * (rstd / C)), dw, None
-
-
-class _Rotate(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return _rotated(x, cos, sin)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        cos, sin = ctx.saved_tensors
-        return _rotated(grad, cos, -sin), None, None
-
-
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    out = x * cos
-    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
-    out[..., half:].addcmul_(x[..., :half], sin[..., half:])
-    return out
 
 
 def supports(text: Any) -> bool:

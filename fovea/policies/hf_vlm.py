@@ -269,7 +269,7 @@ class HFVLM:
         if visual is not None:
             x = x.index_copy(0, at, visual.tokens.to(x.dtype))
             deep = (at, visual.deep) if visual.deep else None
-        if self.path == "direct" and (keep is not None or not (self.gradient_checkpointing and torch.is_grad_enabled())):
+        if keep is not None or self._direct():
             return decoder.run(model.text, x, positions, layout, deep, keep)
         extra: dict[str, Any] = {}
         if deep is not None:
@@ -277,6 +277,10 @@ class HFVLM:
             extra = {"visual_pos_masks": shown[None], "deepstack_visual_embeds": list(deep[1])}
         out = model.text(inputs_embeds=x[None], position_ids=positions[:, None], use_cache=False, layout=layout, **extra)
         return out.last_hidden_state[0].index_select(0, layout.needed)
+
+    def _direct(self, trained: bool = True) -> bool:
+        """Whether to take the direct loop; checkpointed layers recompute themselves only in the family's forward."""
+        return self.path == "direct" and not (self.gradient_checkpointing and trained and torch.is_grad_enabled())
 
     def _visual(self, model: Model, prompts: Sequence[Prompt]) -> Features | None:
         """Features of all the prompts' images in order, each unique image encoded once and remembered while the tower's weights stand."""
@@ -295,7 +299,7 @@ class HFVLM:
         missing = [p for k, p in unique.items() if k not in found]
         if missing:
             self._counts["vision_encodings"] += len(missing)
-            features = vision.encode(model.visual, missing)
+            features = vision.encode(model.visual, missing, self._direct(trained))
             found |= {p.key: f for p, f in zip(missing, features)}
             if not trained:
                 for p, f in zip(missing, features):

@@ -1,6 +1,8 @@
 """The vision tower: every image encoded once, windows and images of equal length in one attention call.
 
-transformers' towers split by `cu_seqlens` in a Python loop unless the attention's name says flash; ours does and takes the boundaries whole.
+Two ways that give the same features: the family's own forward with `segment_attention` in transformers' attention interface (towers split by
+`cu_seqlens` in a Python loop unless the attention's name says flash; ours does, and takes the boundaries whole), and a shorter loop over the
+same modules with fused norms and rotations.
 """
 
 from __future__ import annotations
@@ -13,7 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
+from transformers.vision_utils import (
+    get_vision_attention_seqlens,
+    get_vision_interpolation_indices_and_weights,
+    get_vision_position_ids,
+    get_vision_window_index,
+)
 
+from fovea.policies.ops import norm, rotate
 from fovea.policies.processor import Picture
 
 NAME = "fovea_flash_segments"
@@ -30,39 +39,23 @@ class Features(NamedTuple):
         return sum(x.nbytes for x in (self.tokens, *self.deep))
 
 
-def segment_attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, cu_seq_lens_q: Tensor, **kwargs
-) -> tuple[Tensor, None]:
-    """Full attention within each segment of a packed (1, H, S, D) row; segments of one length share a call. Returns (1, S, H, D)."""
-    groups = _groups(tuple(cu_seq_lens_q.diff().tolist()))
-    if len(groups) == 1:
-        ((length, _),) = groups
-        blocks = [x[0].unflatten(1, (-1, length)).transpose(0, 1) for x in (query, key, value)]
-        return F.scaled_dot_product_attention(*blocks, scale=scaling).transpose(1, 2).flatten(0, 1)[None], None
-    parts = []
-    for length, index in groups:
-        blocks = [x[0].index_select(1, index).unflatten(1, (-1, length)).transpose(0, 1) for x in (query, key, value)]
-        parts.append(F.scaled_dot_product_attention(*blocks, scale=scaling).transpose(1, 2).flatten(0, 1))
-    back = torch.cat([index for _, index in groups]).argsort()
-    return torch.cat(parts).index_select(0, back)[None], None
+class Plan(NamedTuple):
+    """What a tower needs to know about the grids of a call, weights aside. S patches in all.
 
+    Attributes:
+      cos, sin: (S, D) rotations of the patch positions, in the tower's order.
+      images, windows: lengths of the segments that attend within themselves, in full and in windowed layers.
+      order: (S / unit,) merged tokens in the tower's order, None where it keeps the image order.
+      taps, tap_weights: (S, n) cells of the learned position table and their interpolation weights, None without one.
+    """
 
-AttentionInterface.register(NAME, segment_attention)
-
-
-@lru_cache(maxsize=256)
-def _groups(lengths: tuple[int, ...]) -> tuple[tuple[int, Tensor], ...]:
-    """For each distinct segment length, the packed indices of its segments."""
-    starts = torch.tensor([0, *lengths]).cumsum(0)
-    lengths_S = torch.tensor(lengths)
-    return tuple((n, (starts[:-1][lengths_S == n][:, None] + torch.arange(n)).flatten()) for n in sorted(set(lengths)))
-
-
-def embed_patches(patch_embed: nn.Module, patches: Tensor) -> Tensor:
-    """The patch convolution as one matrix product; a still image repeats its frame, so the kernel's frames are summed first."""
-    proj: Any = patch_embed.proj
-    weight = proj.weight.sum(2).flatten(1)
-    return F.linear(patches.to(weight.dtype), weight, proj.bias)
+    cos: Tensor
+    sin: Tensor
+    images: tuple[int, ...]
+    windows: tuple[int, ...]
+    order: Tensor | None
+    taps: Tensor | None
+    tap_weights: Tensor | None
 
 
 def install(visual: Any) -> None:
@@ -71,11 +64,117 @@ def install(visual: Any) -> None:
     visual.patch_embed.forward = partial(embed_patches, visual.patch_embed)
 
 
-def encode(visual: Any, pictures: Sequence[Picture]) -> list[Features]:
+def encode(visual: Any, pictures: Sequence[Picture], direct: bool = True) -> list[Features]:
     """Features of each picture, all in one pass through the tower."""
-    grids = torch.tensor([p.grid for p in pictures])
-    pixels = torch.cat([p.patches for p in pictures])
-    out = visual(pixels, grid_thw=grids)
-    tokens = out.pooler_output.split([p.tokens for p in pictures])
-    deep = [x.split([p.tokens for p in pictures]) for x in getattr(out, "deepstack_features", None) or ()]
-    return [Features(t, tuple(d[i] for d in deep)) for i, t in enumerate(tokens)]
+    patches = torch.cat([p.patches for p in pictures])
+    grids = tuple(p.grid for p in pictures)
+    if direct:
+        merged, deep = _run(visual, patches, _plan_of(visual, grids))
+    else:
+        out = visual(patches, grid_thw=torch.tensor(grids))
+        merged, deep = out.pooler_output, getattr(out, "deepstack_features", None) or ()
+    tokens = [x.split([p.tokens for p in pictures]) for x in (merged, *deep)]
+    return [Features(first, tuple(rest)) for first, *rest in zip(*tokens)]
+
+
+def embed_patches(patch_embed: nn.Module, patches: Tensor) -> Tensor:
+    """The patch convolution as one matrix product; a still image repeats its frame, so the kernel's frames are summed first."""
+    proj: Any = patch_embed.proj
+    return F.linear(patches.to(proj.weight.dtype), proj.weight.sum(2).flatten(1), proj.bias)
+
+
+def _run(visual: Any, patches: Tensor, plan: Plan) -> tuple[Tensor, list[Tensor]]:
+    """Merged tokens in image order and the DeepStack additions."""
+    x = embed_patches(visual.patch_embed, patches)
+    if plan.taps is not None and plan.tap_weights is not None:
+        x = x + (visual.pos_embed(plan.taps) * plan.tap_weights[..., None].to(x.dtype)).sum(1)
+    if plan.order is not None:
+        x = _reorder(x, plan.order)
+    full = getattr(visual, "fullatt_block_indexes", range(len(visual.blocks)))
+    taken = list(getattr(visual, "deepstack_visual_indexes", ()))
+    precise = torch.promote_types(x.dtype, torch.float32)
+    cos, sin = plan.cos.to(precise), plan.sin.to(precise)
+    deep = []
+    for i, block in enumerate(visual.blocks):
+        attn = block.attn
+        qkv = attn.qkv(norm(block.norm1, x)).unflatten(-1, (3, attn.num_heads, -1))
+        qk, v = qkv.split((2, 1), 1)
+        q, k = rotate(qk.flatten(1, 2).to(precise), cos, sin).to(x.dtype).chunk(2, 1)
+        o = attend_segments(q, k, v[:, 0], plan.images if i in full else plan.windows, attn.scaling)
+        x = x + attn.proj(o.flatten(1))
+        x = x + block.mlp(norm(block.norm2, x))
+        if i in taken:
+            deep.append(visual.deepstack_merger_list[taken.index(i)](x))
+    merged = _merge(visual.merger, x)
+    return merged if plan.order is None else merged[plan.order.argsort()], deep
+
+
+def _merge(merger: Any, x: Tensor) -> Tensor:
+    if hasattr(merger, "ln_q"):
+        return merger.mlp(norm(merger.ln_q, x).view(-1, merger.hidden_size))
+    return merger(x)
+
+
+def _reorder(x_SC: Tensor, order: Tensor) -> Tensor:
+    """Patches moved in units that later merge into one token."""
+    return x_SC.unflatten(0, (len(order), -1)).index_select(0, order).flatten(0, 1)
+
+
+def _plan_of(visual: Any, grids: tuple[tuple[int, int, int], ...]) -> Plan:
+    plans: dict[Any, Plan] = visual.__dict__.setdefault("_fovea_plans", {})
+    if grids not in plans:
+        if len(plans) >= 256:
+            plans.clear()
+        plans[grids] = _make_plan(visual, torch.tensor(grids))
+    return plans[grids]
+
+
+def _make_plan(visual: Any, grids: Tensor) -> Plan:
+    merge = visual.spatial_merge_size
+    cos, sin = visual.rotary_pos_emb(grids, get_vision_position_ids(grids, merge))
+    boundaries, _ = get_vision_attention_seqlens(grids, visual.config)
+    images = windows = tuple(boundaries.diff().tolist())
+    order = taps = tap_weights = None
+    if hasattr(visual, "window_size"):
+        order, edges = get_vision_window_index(grids, merge, visual.window_size, visual.patch_size)
+        windows = tuple(edges.diff().tolist())
+        cos, sin = _reorder(cos, order), _reorder(sin, order)
+    if hasattr(visual, "pos_embed"):
+        side, mode = visual.num_grid_per_side, visual.interpolation_mode
+        corners = visual.interpolation_align_corners
+        taps, tap_weights = get_vision_interpolation_indices_and_weights(grids, side, mode, corners, merge)
+    return Plan(cos, sin, images, windows, order, taps, tap_weights)
+
+
+def segment_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, cu_seq_lens_q: Tensor, **kwargs
+) -> tuple[Tensor, None]:
+    """The function behind `NAME` in transformers' attention interface: (1, H, S, D) packed segments -> (1, S, H, D)."""
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    return attend_segments(q, k, v, tuple(cu_seq_lens_q.diff().tolist()), scaling)[None], None
+
+
+AttentionInterface.register(NAME, segment_attention)
+
+
+def attend_segments(q_SHD: Tensor, k_SHD: Tensor, v_SHD: Tensor, lengths: tuple[int, ...], scale: float) -> Tensor:
+    """Full attention within each of the consecutive segments; segments of one length share a call. Returns (S, H, D)."""
+    groups = _groups(lengths)
+    if len(groups) == 1:
+        return _attend(q_SHD, k_SHD, v_SHD, lengths[0], scale)
+    parts = [_attend(*(x.index_select(0, index) for x in (q_SHD, k_SHD, v_SHD)), length, scale) for length, index in groups]
+    back = torch.cat([index for _, index in groups]).argsort()
+    return torch.cat(parts).index_select(0, back)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, length: int, scale: float) -> Tensor:
+    blocks = [x.unflatten(0, (-1, length)).transpose(1, 2) for x in (q, k, v)]
+    return F.scaled_dot_product_attention(*blocks, scale=scale).transpose(1, 2).flatten(0, 1)
+
+
+@lru_cache(maxsize=256)
+def _groups(lengths: tuple[int, ...]) -> tuple[tuple[int, Tensor], ...]:
+    """For each distinct segment length, the packed indices of its segments."""
+    length_S = torch.tensor(lengths)
+    start_S = length_S.cumsum(0) - length_S
+    return tuple((n, (start_S[length_S == n][:, None] + torch.arange(n)).flatten()) for n in sorted(set(lengths)))

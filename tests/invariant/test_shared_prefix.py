@@ -9,6 +9,7 @@ from transformers.models.qwen2_vl import modeling_qwen2_vl
 from transformers.models.qwen3_vl import modeling_qwen3_vl
 
 from fovea.policies.hf_vlm import HFVLM
+from fovea.policies.shared_prefix import Layout, two_streams
 from fovea.types import user
 from tests.policies.plain import Plain, batch_of, gradient_error, gradients
 from tests.policies.tiny_checkpoints import FAMILIES, build, picture
@@ -87,3 +88,119 @@ def test_float64_gradients_match_to_rounding(folder, path, double):
     logp_error, grad_error = compare(folder, "float64", path)
     assert logp_error <= 1e-10
     assert grad_error <= 1e-10
+
+
+@pytest.mark.parametrize("freeze", [("tower",), ("tower", "projector"), ("text",)])
+def test_frozen_parts_get_no_gradient_and_the_rest_the_right_one(folder, freeze):
+    logp_error, grad_error = compare(folder, "float32", freeze=freeze)
+    assert logp_error <= 1e-5
+    assert grad_error <= 1e-5
+
+
+def test_gradient_checkpointing_changes_nothing(folder):
+    logp_error, grad_error = compare(folder, "float32", gradient_checkpointing=True)
+    assert logp_error <= 1e-5
+    assert grad_error <= 1e-5
+
+
+def test_any_micro_batching_adds_up_to_the_same_gradient(folder, double):
+    policy = HFVLM.load(folder, dtype="float64")
+    batch, _ = scenes(policy)
+    objective(policy.evaluate(batch, LOOK), batch).backward()
+    whole = gradients(policy.model.vlm)
+    weights = torch.randn(batch.mask_BT.shape, generator=torch.Generator().manual_seed(1)).double()
+    entropy_weights = 0.3 * weights.flip(0)
+    rows = torch.tensor([8, 0, 4, 2, 6, 1, 3, 7, 5])
+    for part in rows.split(4):
+        out, T = policy.evaluate(batch.rows(part), LOOK), batch.rows(part).mask_BT.shape[1]
+        ((weights[part, :T] * out["logp"] + entropy_weights[part, :T] * out["entropy"]) * batch.rows(part).mask_BT).sum().backward()
+    assert gradient_error(gradients(policy.model.vlm), whole) <= 1e-10
+
+
+def test_bfloat16_stays_close_to_its_own_repeated_computation(folder):
+    policy, plain = HFVLM.load(folder, dtype="bfloat16"), Plain(folder, torch.bfloat16)
+    batch, images = scenes(policy)
+    with torch.no_grad():
+        found, expected = policy.evaluate(batch, LOOK)["logp"], plain.streams(batch, images, policy)["logp"]
+    error = (found - expected).abs()[batch.mask_BT > 0]
+    assert float(error.mean()) <= 0.02, f"mean {error.mean():.4f}, largest {error.max():.4f}"
+
+
+def test_what_the_environment_inserted_is_context_without_a_log_probability(folder):
+    policy = HFVLM.load(folder)
+    batch, _ = scenes(policy)
+    with torch.no_grad():
+        before = policy.evaluate(batch, LOOK)
+        changed = batch.actions_BT.clone()
+        changed[0 + 2, 3] = 9 if int(changed[2, 3]) != 9 else 10
+        batch.actions_BT = changed
+        after = policy.evaluate(batch, LOOK)
+    assert before["logp"][2, 3] == 0 == after["logp"][2, 3]
+    assert torch.equal(before["logp"][2, :3], after["logp"][2, :3])
+    assert (before["logp"][2, 5:12] - after["logp"][2, 5:12]).abs().max() > 1e-3
+    others = torch.arange(batch.B) != 2
+    assert torch.allclose(before["logp"][others], after["logp"][others], atol=1e-6)
+
+
+def test_the_value_before_each_unit_and_after_the_last(folder):
+    policy = HFVLM.load(folder, value_head=True)
+    batch, images = scenes(policy)
+    want = frozenset({"value", "next_value"})
+    assert all(float(x.detach().abs().max()) == 0 for x in policy.evaluate(batch, want).values()), "the head starts at zero"
+    torch.nn.init.normal_(policy.model.value.weight)
+    found = {k: x.detach() for k, x in policy.evaluate(batch, want).items()}
+    plain = Plain(folder)
+    for b in range(batch.B):
+        n, T = int(batch.prefix_B[b]), int(batch.length_B[b])
+        seen = []
+        hook = plain.model.model.language_model.norm.register_forward_hook(lambda m, i, out, seen=seen: seen.append(out))
+        with torch.no_grad():
+            plain.logits(batch.prefixes[n], images[n], batch.actions_BT[b, :T].tolist())
+            value = policy.model.value(seen[0][0, batch.prefixes[n].length - 1 :])[:, 0]
+        hook.remove()
+        chosen = batch.mask_BT[b, :T] > 0
+        assert (found["value"][b, :T] - value[:T])[chosen].abs().max() <= 2e-5
+        assert abs(float(found["next_value"][b] - value[T])) <= 2e-5
+
+
+def test_the_reference_stays_where_it_was_set(folder):
+    policy = HFVLM.load(folder)
+    batch, _ = scenes(policy)
+    policy.set_reference()
+    with torch.no_grad():
+        start = policy.evaluate(batch, LOOK)["logp"]
+        for p in policy.parameters():
+            p.mul_(1.03)
+        assert torch.equal(policy.evaluate(batch, LOOK, "reference")["logp"], start)
+        assert (policy.evaluate(batch, LOOK)["logp"] - start).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(("freeze", "encodings"), [((), 2), (("tower", "projector"), 1)])
+def test_the_work_per_step_is_counted(folder, freeze, encodings):
+    """A rollout, two passes without gradient and one update over two micro-batches, all of one prompt's rows together."""
+    policy = HFVLM.load(folder, freeze=freeze)
+    images = [picture(0), picture(3)]
+    prefixes = [policy.encode(user("How many?"), [i]) for i in (*images, images[0])]
+    assert prefixes[0] is prefixes[2]
+    policy.prefill(prefixes[:2], [[()] * 4] * 2, room=2)
+    batch = batch_of([(p, [[20, 21]] * 4) for p in prefixes[:2]])
+    with torch.no_grad():
+        policy.evaluate(batch, LOOK)
+        policy.evaluate(batch, LOOK)
+    for part in batch.micro_batches(4):
+        policy.evaluate(part, LOOK)["logp"].sum().backward()
+    assert policy.counts == {
+        "vision_encodings": encodings * len(images),
+        "preprocessed": len(images),
+        "prefix_tokens_update": sum(p.length for p in prefixes[:2]),
+    }
+
+
+def test_long_completions_cost_no_dense_mask():
+    """The largest tensor that the attention keeps grows linearly with the answers, not with their square."""
+    layout = Layout((64,), ((256,) * 8,))
+    saved = []
+    q, k, v = (torch.randn(h, 64 + 8 * 256, 16, requires_grad=True) for h in (4, 2, 2))
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
+        two_streams(q, k, v, layout, 0.25)
+    assert max(saved) == q.numel()
