@@ -102,8 +102,9 @@ class Console:
         for line in summary(self.recipe, self._marks["times"]):
             self._print(line)
         if self._is_live and self._live is None:
-            self._live = Live(self._panel(), console=self._screen, auto_refresh=False, vertical_overflow="ellipsis", redirect_stderr=False)
-            self._live.start()
+            live = Live(self._panel(), console=self._screen, auto_refresh=False, vertical_overflow="ellipsis", redirect_stderr=False)
+            live.start()
+            self._live = live
             atexit.register(self._restore)
 
     def finish(self, text: str = "") -> None:

@@ -94,7 +94,7 @@ class RunFolder:
         A resumed run adds its command as a further line.
         """
         write_json(self.path / "config.json", dataclasses.asdict(config) if dataclasses.is_dataclass(config) else dict(config))  # type: ignore[arg-type]
-        line = shlex.join(command if command is not None else [Path(sys.argv[0]).name, *sys.argv[1:]])
+        line = shlex.join(command if command is not None else called())
         with (self.path / "command.txt").open("a", encoding="utf-8") as f:
             f.write(line + "\n")
         write_json(self.path / "env.json", surroundings())
@@ -285,6 +285,13 @@ class RunFolder:
             small.save(aside := file.with_name(f"{digest}.png.part"), format="PNG")
             aside.replace(file)
         return {"file": file.name, "width": image.width, "height": image.height}
+
+
+def called() -> list[str]:
+    """This process's command line; code typed into an interpreter or a notebook has none to repeat."""
+    program = Path(sys.argv[0]).name
+    typed = program in ("", "-c") or program.startswith("ipykernel")
+    return ["python"] if typed else [program, *sys.argv[1:]]
 
 
 def surroundings() -> dict[str, Any]:

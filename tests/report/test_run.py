@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fovea.report.run import RunFolder, read_jsonl, spread
+from fovea.report.run import RunFolder, called, read_jsonl, spread
 from fovea.types import Episode, Group, Score, Task, Turn, user
 from tests.report import fake_run
 
@@ -247,3 +247,16 @@ def test_tensorboard_repeats_no_step_after_a_resume(tmp_path):
 def test_the_report_is_written_whole(finished):
     assert (finished.path / "report.html").read_text().endswith("</html>")
     assert not list(itertools.chain(finished.path.glob("*.part"), (finished.rollouts_path / "images").glob("*.part")))
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["/venv/bin/fovea", "train", "--name", "two words"], ["fovea", "train", "--name", "two words"]),
+        (["-c"], ["python"]),
+        (["/x/ipykernel_launcher.py", "-f", "/home/me/kernel.json"], ["python"]),
+    ],
+)
+def test_the_command_names_no_folder_of_this_machine(monkeypatch, argv, line):
+    monkeypatch.setattr("sys.argv", argv)
+    assert called() == line
