@@ -18,6 +18,7 @@ from torch import Tensor
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 BLOCK = 512  # vocabulary entries per partial sum of the inverse CDF
+HEAD = 1024  # most likely tokens among which top-p is decided before it sorts the whole vocabulary
 
 
 @dataclass(frozen=True)
@@ -109,26 +110,24 @@ def sample(
             f"row {row} of the logits has maximum {max_R[row].item()}; expected finite logits: the weights may have diverged"
         )
     weight_RV = torch.exp(x_RV - max_R[:, None])  # unnormalised probabilities, the largest is 1
-    total_R = block_sums(weight_RV).sum(1)
-    logz_R = max_R.double() + total_R.log()
-
-    def logp_old(token_R: Tensor) -> Tensor:
-        if not sampling.temperature or trained_at in (0.0, temperature):
-            return (x_RV.gather(1, token_R[:, None])[:, 0] - logz_R).float()
-        return torch.log_softmax(x_RV * (temperature / trained_at), 1).gather(1, token_R[:, None])[:, 0]
-
     open_RV = weight_RV
     if held and held_R is not None and bool(held_R.any()):
         open_RV = weight_RV.clone()
         open_RV[held_R.to(open_RV.device).nonzero()[:, 0, None], torch.tensor(list(held), device=open_RV.device)] = 0.0
-    if sampling.temperature == 0:
-        token_R = open_RV.argmax(1)
-        return token_R, logp_old(token_R), torch.zeros_like(max_R)
-    if sampling.top_k or sampling.top_p < 1:
+    if sampling.temperature and (sampling.top_k or sampling.top_p < 1):
         open_RV = truncate(open_RV, sampling.top_k, sampling.top_p)
-    token_R, kept_R = inverse_cdf(open_RV, uniform_R.to(open_RV.device))
-    behaviour_R = x_RV.gather(1, token_R[:, None])[:, 0] - max_R.double() - kept_R.log()
-    return token_R, logp_old(token_R), behaviour_R.float()
+    if sampling.temperature:
+        token_R, kept_R = inverse_cdf(open_RV, uniform_R.to(open_RV.device))
+    else:
+        token_R, kept_R = open_RV.argmax(1), torch.ones_like(max_R, dtype=torch.float64)
+    x_R = x_RV.gather(1, token_R[:, None])[:, 0].double() - max_R
+    behaviour_R = x_R - kept_R.log() if sampling.temperature else torch.zeros_like(x_R)
+    if sampling.temperature and trained_at not in (0.0, temperature):
+        old_R = torch.log_softmax(x_RV * (temperature / trained_at), 1).gather(1, token_R[:, None])[:, 0]
+    else:
+        total_R = kept_R if sampling.temperature and open_RV is weight_RV else block_sums(weight_RV).sum(1)
+        old_R = x_R - total_R.log()
+    return token_R, old_R.float(), behaviour_R.float()
 
 
 def block_sums(weight_RV: Tensor) -> Tensor:
@@ -159,13 +158,26 @@ def inverse_cdf(weight_RV: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def truncate(weight_RV: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Zero all but the `top_k` largest weights and then all but the smallest head that holds `top_p` of what is left (ties by id)."""
+    """Zero all but the `top_k` largest weights, then all but the smallest head that holds `top_p` of what is left (ties: lowest ids)."""
     V = weight_RV.shape[1]
-    sorted_RV, id_RV = weight_RV.sort(dim=1, descending=True, stable=True)
-    if top_k and top_k < V:
-        sorted_RV, id_RV = sorted_RV[:, :top_k], id_RV[:, :top_k]
+    J = min(V, top_k or (HEAD if top_p < 1 else V))
+    head_RJ = weight_RV.topk(J, dim=1).values
+    count_R = torch.full_like(head_RJ[:, 0], J, dtype=torch.long)
     if top_p < 1:
-        cumulative_RV = sorted_RV.double().cumsum(1)
-        before_RV = cumulative_RV - sorted_RV.double()
-        sorted_RV = sorted_RV * (before_RV < top_p * cumulative_RV[:, -1:])
-    return torch.zeros_like(weight_RV).scatter(1, id_RV, sorted_RV)
+        total_R = head_RJ.sum(1, dtype=torch.float64) if top_k else block_sums(weight_RV).sum(1)
+        count_R = within(head_RJ, top_p * total_R)
+        if not top_k and J < V and bool((count_R == J).any()):  # flat rows: the head may need more than HEAD tokens
+            head_RJ = weight_RV.sort(dim=1, descending=True).values
+            count_R = within(head_RJ, top_p * total_R)
+    threshold_R1 = head_RJ.gather(1, count_R[:, None] - 1)
+    keep_RV, tied_RV = weight_RV > threshold_R1, weight_RV == threshold_R1
+    room_R1 = count_R[:, None] - keep_RV.sum(1, keepdim=True)
+    if bool((tied_RV.sum(1, keepdim=True) > room_R1).any()):
+        tied_RV &= tied_RV.cumsum(1) <= room_R1
+    return weight_RV * (keep_RV | tied_RV)
+
+
+def within(head_RJ: Tensor, mass_R: Tensor) -> Tensor:
+    """How many weights, largest first, it takes to reach `mass_R` (at least one)."""
+    before_RJ = head_RJ.double().cumsum(1) - head_RJ.double()
+    return (before_RJ < mass_R[:, None]).sum(1).clamp(min=1)

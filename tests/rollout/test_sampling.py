@@ -128,6 +128,24 @@ def test_a_big_vocabulary_keeps_its_rare_tokens():
     assert torch.allclose(old, torch.full((200,), -math.log(V)))
 
 
+@given(
+    st.integers(2, 3000), st.integers(0, 40), st.sampled_from([1.0, 0.99, 0.9, 0.3]), st.sampled_from([0.1, 1.0, 6.0]), st.integers(0, 99)
+)
+@settings(max_examples=60, deadline=None)
+def test_truncation_equals_a_stable_sort(V, top_k, top_p, spread, seed):
+    # rounded to bfloat16, weights tie
+    weight = (torch.randn(3, V, generator=torch.Generator().manual_seed(seed)) * spread).exp().bfloat16().float()
+    got = truncate(weight, top_k, top_p)
+    for r in range(3):
+        order = sorted(range(V), key=lambda v: (-weight[r, v].item(), v))[: top_k or V]
+        head = weight[r, order].double()
+        kept = [v for v, before in zip(order, (head.cumsum(0) - head).tolist(), strict=True) if before < top_p * float(head.sum())]
+        expected = torch.zeros(V)
+        expected[kept] = weight[r, kept]
+        differ = int((got[r] != expected).sum())
+        assert differ <= (1 if top_p < 1 else 0)  # a sum that lands on the border may round either way
+
+
 def test_ties_are_cut_by_id():
     assert truncate(torch.ones(1, 4), 2, 1.0).tolist() == [[1, 1, 0, 0]]
 
