@@ -159,9 +159,8 @@ def check_verifier(verifier: Any, task: Task | None = None, *, seconds: float = 
             r.need(s.ok or s.reason, f"got Score(ok=False) without a reason for {text!r} (task {t.id!r})")
             r.need(s.correct is None or isinstance(s.correct, bool), f"got correct={s.correct!r} for {text!r}")
 
-    r.rule(
-        "ordinary answers (a number, a letter, a list, words) are all scored" + ("" if task else "; pass a task of your own with task=...")
-    )
+    advice = "" if task is not None else "; pass a task of your own with task=..."
+    r.rule(f"ordinary answers (a number, a letter, a list, words) are all scored{advice}")
     scorable = [(t, own, scores) for t, own, scores in tables if all(s.ok for s in scores)]
     first = next((s.reason for _, _, scores in tables for s in scores if not s.ok), "")
     r.need(scorable, f"every task left episodes unscored, first reason: {first}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import sys
 from typing import Any
 
@@ -20,15 +21,17 @@ def compare(gold: str, answer: str, digits: int) -> dict[str, Any]:
     from math_verify import parse, verify
 
     def read(text: str) -> list[Any]:
-        """What math-verify finds as it stands, or else with the whole text taken as one formula."""
-        for candidate in (text, f"${text}$" if "$" not in text and len(text) < 500 else ""):
-            with contextlib.suppress(ValueError, TypeError):
-                found = parse(candidate, parsing_timeout=None, raise_on_error=True)  # pyright: ignore[reportArgumentType]
-                if found and any(not isinstance(x, str) for x in found):
-                    return found
+        """A text without words is one formula; in a sentence math-verify looks for the formula, and else all of it is tried as one."""
+        bare = "$" not in text and "\\boxed" not in text and len(text) < 500
+        formula = bare and not re.search(r"[A-Za-z]{3,}", re.sub(r"\\[A-Za-z]+", " ", text))
+        whole = f"${text}$"
+        for candidate in (whole, text) if formula else (text, whole) if bare else (text,):
+            found = parse(candidate, parsing_timeout=None, raise_on_error=True)  # pyright: ignore[reportArgumentType]
+            if any(not isinstance(x, str) for x in found):
+                return found
         return []
 
-    right = read(gold if "$" in gold or "\\boxed" in gold else f"${gold}$") or read(gold)
+    right = read(gold)
     if not right:
         return {"error": f"gold answer {gold!r:.80} holds no mathematics that can be parsed"}
     said = read(answer)

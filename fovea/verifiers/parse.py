@@ -187,7 +187,7 @@ _LONE = re.compile(r"[^\w]*([A-Za-z])[^\w]*")
 _LEADING = re.compile(r"[\s*\"'`]*[(\[]?([A-Za-z])(?:[)\]:]|\.(?=\s|$))")
 _STATED = re.compile(r"\b(?:answer|option|choice)\b(?:\s{1,3}is)?[\s:*(\[\"']{0,6}([A-Z])\b(?!')", re.IGNORECASE)
 _BRACKETED = re.compile(r"[(\[]([A-Z])[)\]]")
-_STANDALONE = re.compile(r"(?<![\w'])([B-HJ-Z])(?![\w'])")
+_STANDALONE = re.compile(r"(?<![\w'])(A(?!\s{1,3}(?!or\b|and\b)[a-z])|[B-HJ-Z])(?![\w'])")
 
 
 def parse_choice(text: str, options: Sequence[str] = (), letters: str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ") -> str | None:
@@ -213,8 +213,8 @@ def parse_choice(text: str, options: Sequence[str] = (), letters: str = "ABCDEFG
     if stated and stated[-1] in allowed:
         return stated[-1]
     for letter in (bracketed, {m for m in _STANDALONE.findall(text) if m in allowed}):
-        if len(letter) == 1:
-            return letter.pop()
+        if letter:
+            return letter.pop() if len(letter) == 1 else None
     padded = _words(said)
     inside = [i for i, name in enumerate(names) if name and _words(name) in padded]
     return letters[inside[0]] if len(inside) == 1 else None
@@ -294,8 +294,8 @@ def parse_counts(value: Any) -> Counter[str] | None:
     counts: Counter[str] = Counter()
     for item in parse_items(value):
         words = re.findall(r"[^\W\d_]+|\d{1,9}", item)
-        numbers = [int(w) if w.isdigit() else int(_NUMBER_WORDS[w]) for w in words if w.isdigit() or w in _NUMBER_WORDS]
-        name = " ".join(w for w in words if not w.isdigit() and w not in _NUMBER_WORDS and w != "x")
+        numbers = [int(w) if w.isdecimal() else int(_NUMBER_WORDS[w]) for w in words if w.isdecimal() or w in _NUMBER_WORDS]
+        name = " ".join(w for w in words if not w.isdecimal() and w not in _NUMBER_WORDS and w != "x")
         if len(numbers) == 1 and name:
             counts[name] += numbers[0]
     return counts or None
