@@ -79,7 +79,7 @@ def check(method: Any, r: Rules) -> list[str]:
                 pieces[k][rows, :T] = g
         r.need(
             close(total, loss),
-            f"the whole gives {float(loss):.12g}, micro-batches of {size} give {float(total):.12g}; divide by batch.totals",
+            f"the whole gives {whole:.12g}, micro-batches of {size} give {float(total):.12g}; divide by batch.totals",
         )
         r.need(all(close(pieces[k], g) for k, g in grads.items()), f"micro-batches of {size} give another gradient")
         off = [k for k, v in metrics.items() if abs(sums[k] - float(v)) > 1e-8 * max(1.0, abs(float(v)))]

@@ -71,7 +71,8 @@ def resolve(task: Task, override: Any = None) -> Verifier:
     """
     if override is None:
         return build(task.verifier, task.params)
-    return build(override, task.params if callable(override) or isinstance(override, FunctionVerifier) else {})
+    verifier = build(override, task.params if callable(override) or isinstance(override, FunctionVerifier) else {})
+    return verifier.of(task) if isinstance(verifier, Weighted) else verifier
 
 
 __all__ = [

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from fovea.types import Context, Group, Score
+from fovea.types import Context, Group, Score, Task
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,17 @@ class Weighted:
     def scope(self) -> str:
         return "group" if any(getattr(spec, "scope", "episode") == "group" for _, spec, *_ in self.parts.values()) else "episode"
 
+    def of(self, task: Task) -> Weighted:
+        """The same sum with the part "task" replaced by the verifier of this task."""
+        own = (task.verifier, task.params)
+        return replace(self, parts={n: (w, *(own if spec == "task" else (spec, *rest))) for n, (w, spec, *rest) in self.parts.items()})
+
     def score(self, group: Group, context: Context) -> list[Score]:
-        from fovea.verifiers import build, resolve
+        from fovea.verifiers import build
 
         columns: dict[str, list[Score]] = {}
-        for name, (_, spec, *params) in self.parts.items():
-            verifier = resolve(group.task) if spec == "task" else build(spec, params[0] if params else {})
-            columns[name] = list(verifier.score(group, context))
+        for name, (_, spec, *params) in self.of(group.task).parts.items():
+            columns[name] = list(build(spec, params[0] if params else {}).score(group, context))
         return [self._total({name: column[i] for name, column in columns.items()}) for i in range(len(group.episodes))]
 
     def _total(self, scores: Mapping[str, Score]) -> Score:

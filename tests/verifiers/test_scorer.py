@@ -7,7 +7,7 @@ import time
 import pytest
 
 from fovea.types import Context, Episode, Group, Score, Task, Turn, user
-from fovea.verifiers import Scorer, TooManyUnscored
+from fovea.verifiers import Scorer, TooManyUnscored, weighted
 
 
 def group_of(verifier="exact", texts=("cat", "dog"), name="t", answer="cat", **params):
@@ -168,6 +168,15 @@ def test_group_verifiers_wait_for_their_group():
         scorer.submit(group)
         scorer.finish()
     assert [e.score.value for e in group.episodes] == [1.0, 2.0, 0.0]
+
+
+def test_a_weighted_override_waits_for_the_group_where_the_tasks_own_verifier_does():
+    group = group_of(Ranked(), texts=["b", "a"])
+    with Scorer(weighted({"rank": (2.0, "task"), "said": (1.0, "exact")})) as scorer:
+        scorer.submit(group.episodes[0])
+        scorer.submit(group)
+        scorer.finish()
+    assert [e.score.value for e in group.episodes] == [2.0, 0.0]
 
 
 @pytest.mark.parametrize("result", [[], [Score(1.0)] * 3, None, [1.0, 1.0], "ab"])
