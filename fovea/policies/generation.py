@@ -1,14 +1,16 @@
 """Decoding for the Qwen-VL text decoders: one prompt's keys and values are shared by all its rows, weights are fused per rollout.
 
-A cohort is what was prefilled together. N prompts of P (padded) tokens, R rows (prefix-major), K key-value heads, r query heads per key-value head,
-D head size. Linear layers run over the rows of all cohorts at once; attention runs per cohort: the rows of a prompt meet its prefix in one
-matrix product per key-value head, and their own short suffix in another, under one softmax.
+A cohort is what was prefilled together: N prompts of P (padded) tokens and R rows, prompt by prompt. Linear layers run over the rows of all
+cohorts at once; attention runs per cohort over (N, G) slots, G the largest number of rows that a prompt has left. K key-value heads, r query
+heads on each, D head size.
+
+Inside a head, fused queries and keys keep the two coordinates of each rotation plane side by side, (x₁, x₁₊D/₂, x₂, ...), so that a rotary
+embedding is one complex product; dot products do not notice the order. Norm weights and the softmax scale are folded into what follows them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -17,16 +19,14 @@ from torch import Tensor
 
 
 class LayerWeights(NamedTuple):
+    """(inputs, outputs) matrices, so that a few rows times a matrix is a plain row-major product."""
+
     qkv: Tensor
     qkv_bias: Tensor | None
     out: Tensor
     gate_up: Tensor
     down: Tensor
-    norm: Tensor
-    mlp_norm: Tensor
-    q_norm: Tensor | None
-    k_norm: Tensor | None
-    eps: float
+    qk_norm: Tensor | None
 
 
 class Weights(NamedTuple):
@@ -35,70 +35,83 @@ class Weights(NamedTuple):
     layers: tuple[LayerWeights, ...]
     embed: Tensor
     norm: Tensor
-    eps: float
     head: Tensor
+    eps: float
     kv_heads: int
     head_size: int
 
 
 @torch.no_grad()
 def fuse(text: Any, head: Tensor) -> Weights:
-    """Stack query, key and value projections, and gate and up projections, of each layer."""
+    """Stack the query, key and value projections, and the gate and up projections, of each layer."""
+    first = text.layers[0].self_attn
+    D, eps = first.head_dim, text.norm.variance_epsilon
+    scale = first.scaling
     layers = []
     for layer in text.layers:
         a, m = layer.self_attn, layer.mlp
-        sides = (a.q_proj, a.k_proj, a.v_proj)
+        normed = hasattr(a, "q_norm")
+        weights = [_planes(a.q_proj.weight, D) * (1 if normed else scale), _planes(a.k_proj.weight, D), a.v_proj.weight]
+        bias = qk_norm = None
+        if a.q_proj.bias is not None:
+            bias = torch.cat([_planes(a.q_proj.bias, D) * (1 if normed else scale), _planes(a.k_proj.bias, D), a.v_proj.bias])
+        if normed:
+            H, K = a.q_proj.out_features // D, a.k_proj.out_features // D
+            qk_norm = torch.stack([_planes(a.q_norm.weight, D) * scale] * H + [_planes(a.k_norm.weight, D)] * K) * D**0.5
         layers.append(
             LayerWeights(
-                qkv=torch.cat([p.weight for p in sides]),
-                qkv_bias=torch.cat([p.bias for p in sides]) if a.q_proj.bias is not None else None,
-                out=a.o_proj.weight.detach(),
-                gate_up=torch.cat([m.gate_proj.weight, m.up_proj.weight]),
-                down=m.down_proj.weight.detach(),
-                norm=layer.input_layernorm.weight.detach(),
-                mlp_norm=layer.post_attention_layernorm.weight.detach(),
-                q_norm=a.q_norm.weight.detach() if hasattr(a, "q_norm") else None,
-                k_norm=a.k_norm.weight.detach() if hasattr(a, "k_norm") else None,
-                eps=layer.input_layernorm.variance_epsilon,
+                qkv=_folded(layer.input_layernorm, torch.cat(weights)),
+                qkv_bias=bias,
+                out=a.o_proj.weight.t().contiguous(),
+                gate_up=_folded(layer.post_attention_layernorm, torch.cat([m.gate_proj.weight, m.up_proj.weight])),
+                down=m.down_proj.weight.t().contiguous(),
+                qk_norm=qk_norm,
             )
         )
-    a = text.layers[0].self_attn
-    return Weights(
-        tuple(layers),
-        text.embed_tokens.weight.detach(),
-        text.norm.weight.detach(),
-        text.norm.variance_epsilon,
-        head.detach(),
-        a.k_proj.out_features // a.head_dim,
-        a.head_dim,
-    )
+    norm = text.norm.weight.detach() * len(text.norm.weight) ** 0.5
+    return Weights(tuple(layers), text.embed_tokens.weight.detach(), norm, head.detach(), eps, first.k_proj.out_features // D, D)
 
 
-@dataclass
+def _folded(norm: Any, weight_OI: Tensor) -> Tensor:
+    """(O, I) -> (I, O) with the preceding norm's weight, and the √I that `_unit` leaves out."""
+    return (weight_OI * norm.weight * weight_OI.shape[1] ** 0.5).t().contiguous()
+
+
+def _planes(x: Tensor, D: int) -> Tensor:
+    """Rows of each head from (first halves, second halves) to pairs side by side."""
+    return x.unflatten(0, (-1, 2, D // 2)).transpose(1, 2).flatten(0, 2)
+
+
+def pair(x: Tensor) -> Tensor:
+    """(..., D) keys in the order that fused queries expect."""
+    return x.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+
+
 class Cohort:
     """Rows that were prefilled together, with their caches.
 
-    Attributes:
-      prefix_k: per layer (N, K, D, P), ready for the matrix product; prefix_v: per layer (N, K, P, D).
-      prefix_mask: (N, 1, 1, P) 0 or -inf, None when all prompts are equally long.
+    Args:
+      prefix_k: per layer (N, K, D, P), paired and ready for the matrix product; prefix_v: per layer (N, K, P, D).
+      prefix_mask: (N, P) 0 or -inf, None when all prompts are equally long.
       owner_R: prompt of each row, ascending.
-      suffix_k, suffix_v: (layers, R, K, room, D).
+      suffix: (2, layers, R, K, room, D) keys and values of each row's own tokens.
       length_R: tokens held in each row's suffix.
-      cos, sin: (R, room, D) rotations of the suffix positions.
+      turn: (R, room, D / 2) complex rotations of the suffix positions.
     """
 
-    prefix_k: list[Tensor]
-    prefix_v: list[Tensor]
-    prefix_mask: Tensor | None
-    owner_R: Tensor
-    suffix_k: Tensor
-    suffix_v: Tensor
-    length_R: Tensor
-    cos: Tensor
-    sin: Tensor
-
-    def __post_init__(self) -> None:
-        self._index()
+    def __init__(
+        self,
+        prefix_k: list[Tensor],
+        prefix_v: list[Tensor],
+        prefix_mask: Tensor | None,
+        owner_R: Tensor,
+        suffix: Tensor,
+        length_R: Tensor,
+        turn: Tensor,
+    ):
+        self.prefix_k, self.prefix_v, self.prefix_mask = prefix_k, prefix_v, prefix_mask
+        self.owner_R, self.length_R, self.turn = owner_R, length_R, turn
+        self._place(suffix, int(length_R.max()) if len(length_R) else 0)
 
     @property
     def R(self) -> int:
@@ -109,113 +122,125 @@ class Cohort:
         index = torch.as_tensor(index_R, dtype=torch.long)
         if len(index) == self.R:
             return
-        used = int(self.length_R.max()) if self.R else 0
-        self.suffix_k, self.suffix_v = (_select(x, index, used) for x in (self.suffix_k, self.suffix_v))
-        self.length_R, self.cos, self.sin = self.length_R[index], self.cos[index], self.sin[index]
+        slots = self._slots()[index]
+        suffix = self.suffix.transpose(3, 4).flatten(2, 3)[:, :, slots]
+        self.length_R, self.turn = self.length_R[index], self.turn[index]
         prompts, self.owner_R = self.owner_R[index].unique(return_inverse=True)
         if len(prompts) < len(self.prefix_k[0]):
             self.prefix_k, self.prefix_v = [x[prompts] for x in self.prefix_k], [x[prompts] for x in self.prefix_v]
             self.prefix_mask = None if self.prefix_mask is None else self.prefix_mask[prompts]
-        self._index()
+        self._place(suffix, suffix.shape[-2])
 
-    def _index(self) -> None:
-        N = len(self.prefix_k[0])
-        count_N = torch.bincount(self.owner_R, minlength=N)
-        self.G = int(count_N.max()) if self.R else 0
+    def _slots(self) -> Tensor:
+        count_N = torch.bincount(self.owner_R, minlength=self.N)
         first_N = count_N.cumsum(0) - count_N
-        full = bool((count_N == self.G).all())
-        self.slot_R = None if full else self.owner_R * self.G + torch.arange(self.R) - first_N[self.owner_R]
-        self.rows_R = torch.arange(self.R)
-        self.level = bool((self.length_R == self.length_R[:1]).all())
+        return self.owner_R * self.G + torch.arange(self.R) - first_N[self.owner_R]
 
-    def begin(self) -> tuple[Tensor, Tensor]:
-        """Cosine and sine (R, 1, D) of the position that the next token takes; makes room for it."""
-        if self.R and int(self.length_R.max()) >= self.suffix_k.shape[3]:
-            raise ValueError(f"decode: a row holds {int(self.length_R.max())} tokens and the cohort was prefilled with room for no more")
-        self.used = int(self.length_R.max()) + 1 if self.R else 0
+    def _place(self, suffix: Tensor, used: int) -> None:
+        """Lay the rows' caches out in (N, G) slots: `suffix` becomes (2, layers, N, K, G, room, D)."""
+        self.N = len(self.prefix_k[0])
+        count_N = torch.bincount(self.owner_R, minlength=self.N)
+        self.G = int(count_N.max()) if self.R else 0
+        self.slot_R = None if bool((count_N == self.G).all()) else self._slots()
+        self.level = bool((self.length_R == self.length_R[:1]).all())
+        two, layers, _, K, room, D = suffix.shape
+        self.suffix = suffix.new_zeros(two, layers, self.N, K, self.G, room, D)
+        if used:
+            n, g = self._slots() // max(1, self.G), self._slots() % max(1, self.G)
+            self.suffix[:, :, n, :, g, :used] = suffix[..., :used, :].permute(2, 0, 1, 3, 4, 5)
+
+    def begin(self) -> Tensor:
+        """(R, 1, D / 2) rotation of the position that the next token takes; checks that there is room for it."""
+        held = int(self.length_R.max()) if self.R else 0
+        room = self.suffix.shape[-2]
+        if held >= room:
+            raise ValueError(
+                f"decode: a row holds {held} tokens and the cohort was prefilled with room for no more; prefill with a larger `room`"
+            )
+        self.used = held + 1
+        self.mask = self._mask()
         if self.level:
-            t = self.used - 1
-            self.suffix_mask = None
-            cos, sin = self.cos[:, t, None], self.sin[:, t, None]
-        else:
+            return self.turn[:, held, None]
+        rows = torch.arange(self.R)
+        self.n, self.g = self._slots() // self.G, self._slots() % self.G
+        return self.turn[rows, self.length_R, None]
+
+    def _mask(self) -> Tensor | None:
+        """(N, 1, G, 1, P + used) 0 or -inf over prefix and suffix, None when nothing is masked."""
+        if self.prefix_mask is None and self.level:
+            return None
+        P, like = self.prefix_k[0].shape[-1], self.suffix
+        mask = like.new_zeros(self.N, self.G, P + self.used)
+        if self.prefix_mask is not None:
+            mask[..., :P] = self.prefix_mask[:, None]
+        if not self.level:
             beyond = torch.arange(self.used) > self.length_R[:, None]
-            self.suffix_mask = torch.zeros(beyond.shape, dtype=self.cos.dtype).masked_fill_(beyond, float("-inf"))[:, None, None]
-            cos, sin = (x[self.rows_R, self.length_R][:, None] for x in (self.cos, self.sin))
-        return cos, sin
+            mask.view(self.N * self.G, -1)[self._slots(), P:] = like.new_zeros(beyond.shape).masked_fill_(beyond, float("-inf"))
+        return mask[:, None, :, None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(R, K, r, D) scaled queries and (R, K, D) new keys and values -> (R, K, r, D)."""
-        R, K, r, D = q.shape
-        suffix_k, suffix_v = self.suffix_k[layer], self.suffix_v[layer]
+        """(R, K * r, D) scaled queries and (R, K, D) new keys and values -> (R, K * r * D)."""
+        keys, values = self.suffix[0, layer], self.suffix[1, layer]
+        K, D = k.shape[1:]
         if self.level:
-            suffix_k[:, :, self.used - 1], suffix_v[:, :, self.used - 1] = k, v
+            keys[:, :, :, self.used - 1], values[:, :, :, self.used - 1] = self._to_slots(k), self._to_slots(v)
         else:
-            suffix_k[self.rows_R, :, self.length_R], suffix_v[self.rows_R, :, self.length_R] = k, v
+            keys[self.n, :, self.g, self.length_R], values[self.n, :, self.g, self.length_R] = k, v
         prefix_k, prefix_v = self.prefix_k[layer], self.prefix_v[layer]
-        N, P = len(prefix_k), prefix_k.shape[-1]
-        on_prefix = self._gather(q, N) @ prefix_k
-        if self.prefix_mask is not None:
-            on_prefix = on_prefix + self.prefix_mask
-        on_suffix = q @ suffix_k[:, :, : self.used].transpose(2, 3)
-        if self.suffix_mask is not None:
-            on_suffix = on_suffix + self.suffix_mask
-        weights = torch.softmax(torch.cat([self._scatter(on_prefix, R, r), on_suffix], -1), -1)
-        out = self._scatter(self._gather(weights[..., :P], N) @ prefix_v, R, r)
-        return out + weights[..., P:] @ suffix_v[:, :, : self.used]
+        P = prefix_k.shape[-1]
+        q = self._to_slots(q.unflatten(1, (K, -1))).contiguous()
+        on_prefix = (q.flatten(2, 3) @ prefix_k).unflatten(2, (self.G, -1))
+        on_suffix = q @ keys[:, :, :, : self.used].transpose(-1, -2)
+        scores = torch.cat([on_prefix, on_suffix], -1)
+        if self.mask is not None:
+            scores += self.mask
+        weights = torch.softmax(scores, -1)
+        out = (weights[..., :P].flatten(2, 3) @ prefix_v).unflatten(2, (self.G, -1))
+        out += weights[..., P:] @ values[:, :, :, : self.used]
+        out = out.transpose(1, 2).reshape(self.N * self.G, -1)
+        return out if self.slot_R is None else out[self.slot_R]
 
     def end(self) -> None:
         self.length_R = self.length_R + 1
 
-    def _gather(self, x_RKrX: Tensor, N: int) -> Tensor:
-        """(R, K, r, X) -> (N, K, G * r, X), unused slots zero."""
-        _, K, r, X = x_RKrX.shape
+    def _to_slots(self, x_RK: Tensor) -> Tensor:
+        """(R, K, ...) -> (N, K, G, ...), unused slots zero."""
         if self.slot_R is not None:
-            x_RKrX = x_RKrX.new_zeros(N * self.G, K, r, X).index_copy_(0, self.slot_R, x_RKrX)
-        return x_RKrX.view(N, self.G, K, r, X).transpose(1, 2).reshape(N, K, self.G * r, X)
-
-    def _scatter(self, x_NKGX: Tensor, R: int, r: int) -> Tensor:
-        """(N, K, G * r, X) -> (R, K, r, X)."""
-        N, K, _, X = x_NKGX.shape
-        x = x_NKGX.view(N, K, self.G, r, X).transpose(1, 2).reshape(N * self.G, K, r, X)
-        return x if self.slot_R is None else x[self.slot_R]
-
-
-def _select(cache: Tensor, index: Tensor, used: int) -> Tensor:
-    out = cache.new_empty(cache.shape[0], len(index), *cache.shape[2:])
-    out[:, :, :, :used] = cache[:, index, :, :used]
-    return out
+            x_RK = x_RK.new_zeros(self.N * self.G, *x_RK.shape[1:]).index_copy_(0, self.slot_R, x_RK)
+        return x_RK.unflatten(0, (self.N, self.G)).transpose(1, 2)
 
 
 @torch.no_grad()
 def step(weights: Weights, cohorts: Sequence[Cohort], tokens: Sequence[Tensor]) -> list[Tensor]:
     """Append one token to every row of every cohort; returns the logits (R, V) of the next one, in float32."""
     sizes = [c.R for c in cohorts]
-    K, D = weights.kv_heads, weights.head_size
+    K, D, eps = weights.kv_heads, weights.head_size, weights.eps
     x = weights.embed[torch.cat(list(tokens))]
-    rotations = [c.begin() for c in cohorts]
-    cos, sin = (torch.cat(t) for t in zip(*rotations))
+    turn = torch.cat([c.begin() for c in cohorts])
     for i, w in enumerate(weights.layers):
-        qkv = F.linear(_rms(x, w.norm, w.eps), w.qkv, w.qkv_bias).unflatten(-1, (-1, D))
+        h = _unit(x, eps)
+        qkv = (h @ w.qkv if w.qkv_bias is None else torch.addmm(w.qkv_bias, h, w.qkv)).unflatten(-1, (-1, D))
         qk, v = qkv[:, :-K], qkv[:, -K:]
-        if w.q_norm is not None and w.k_norm is not None:
-            qk = torch.cat([_rms(qk[:, :-K], w.q_norm, w.eps), _rms(qk[:, -K:], w.k_norm, w.eps)], 1)
-        qk = _rotated(qk, cos, sin)
-        q, k = (qk[:, :-K] * D**-0.5).unflatten(1, (K, -1)), qk[:, -K:]
-        sides = zip(cohorts, q.split(sizes), k.split(sizes), v.split(sizes))
+        if w.qk_norm is not None:
+            qk = _unit(qk, eps) * w.qk_norm
+        qk = _turned(qk, turn)
+        sides = zip(cohorts, qk[:, :-K].split(sizes), qk[:, -K:].split(sizes), v.split(sizes))
         o = [c.attend(i, *qkv_c) for c, *qkv_c in sides]
-        o = o[0] if len(o) == 1 else torch.cat(o)
-        x = x + F.linear(o.reshape(len(x), -1), w.out)
-        gate, up = F.linear(_rms(x, w.mlp_norm, w.eps), w.gate_up).chunk(2, -1)
-        x = x + F.linear(F.silu(gate) * up, w.down)
+        x = torch.addmm(x, o[0] if len(o) == 1 else torch.cat(o), w.out)
+        gate, up = (_unit(x, eps) @ w.gate_up).chunk(2, -1)
+        x = torch.addmm(x, F.silu(gate).mul_(up), w.down)
     for c in cohorts:
         c.end()
-    return list(F.linear(_rms(x, weights.norm, weights.eps), weights.head).float().split(sizes))
+    return list(F.linear(_unit(x, eps) * weights.norm, weights.head).float().split(sizes))
 
 
-def _rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return F.rms_norm(x, (x.shape[-1],), weight, eps)
+def _unit(x: Tensor, eps: float) -> Tensor:
+    """x / √(Σ x² + C eps): RMSNorm without its weight and without √C."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+    return x * length.square_().add_(x.shape[-1] * eps).rsqrt_().to(x.dtype)
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, -1)
-    return x * cos + torch.cat((-second, first), -1) * sin
+def _turned(x_RHD: Tensor, turn: Tensor) -> Tensor:
+    """Rotate each pair of coordinates."""
+    pairs = x_RHD.to(turn.dtype.to_real()).unflatten(-1, (-1, 2))
+    return torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2).to(x_RHD.dtype)

@@ -316,32 +316,30 @@ class HFVLM:
         length_R: Tensor,
         room: int,
     ) -> Cohort:
+        """Cut the packed keys and values of a prefill into per-prompt and per-row caches."""
         P, R = max(layout.prefix), len(owner_R)
         K, _, D = kept[0][0].shape
         size = (int(length_R.max()) if R else 0) + room
-        spans = [(a, b) for a, b, _, _ in layout.spans]
         prefix_k, prefix_v = [], []
         for k, v in kept:
-            padded_k, padded_v = k.new_zeros(len(spans), K, D, P), v.new_zeros(len(spans), K, P, D)
-            for n, (a, b) in enumerate(spans):
-                padded_k[n, :, :, : b - a], padded_v[n, :, : b - a] = k[:, a:b].transpose(1, 2), v[:, a:b]
+            padded_k, padded_v = k.new_zeros(len(prefixes), K, D, P), v.new_zeros(len(prefixes), K, P, D)
+            for n, (a, b, _, _) in enumerate(layout.spans):
+                padded_k[n, :, :, : b - a], padded_v[n, :, : b - a] = generation.pair(k[:, a:b]).transpose(1, 2), v[:, a:b]
             prefix_k.append(padded_k)
             prefix_v.append(padded_v)
-        mask = None
-        if min(layout.prefix) < P:
-            beyond = torch.arange(P) >= torch.tensor(layout.prefix)[:, None]
-            mask = torch.zeros(beyond.shape, dtype=prefix_k[0].dtype).masked_fill_(beyond, float("-inf"))[:, None, None]
-        suffix_k, suffix_v = (kept[0][0].new_zeros(len(kept), R, K, size, D) for _ in range(2))
-        start = layout.prefix_tokens
-        for r, t in enumerate(length_R.tolist()):
-            if t:
-                for i, (k, v) in enumerate(kept):
-                    suffix_k[i, r, :, :t], suffix_v[i, r, :, :t] = k[:, start : start + t], v[:, start : start + t]
-                start += t
+        suffix = kept[0][0].new_zeros(2, len(kept), R, K, size, D)
+        start_R = layout.prefix_tokens + length_R.cumsum(0) - length_R
+        for r in length_R.nonzero()[:, 0].tolist():
+            a, t = int(start_R[r]), int(length_R[r])
+            for i, (k, v) in enumerate(kept):
+                suffix[0, i, r, :, :t], suffix[1, i, r, :, :t] = generation.pair(k[:, a : a + t]), v[:, a : a + t]
+        beyond = torch.arange(P) >= torch.tensor(layout.prefix)[:, None]
+        mask = suffix.new_zeros(beyond.shape).masked_fill_(beyond, float("-inf")) if min(layout.prefix) < P else None
         first_R = torch.tensor([p.data.next_position for p in prefixes])[owner_R]
         positions = (first_R[:, None] + torch.arange(size)).expand(3, -1, -1)
-        cos, sin = self.model.text.rotary_emb(suffix_k, positions)
-        return Cohort(prefix_k, prefix_v, mask, owner_R, suffix_k, suffix_v, length_R, cos, sin)
+        precise = suffix.new_zeros((), dtype=torch.promote_types(suffix.dtype, torch.float32))
+        cos, sin = (x[..., : D // 2].contiguous() for x in self.model.text.rotary_emb(precise, positions))
+        return Cohort(prefix_k, prefix_v, mask, owner_R, suffix, length_R, torch.complex(cos, sin))
 
     def _weights(self) -> generation.Weights:
         stamp = _stamp(self.model.text)
