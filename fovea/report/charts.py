@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fovea.report.metrics import NOISE
+
 POINTS = 300
 SIZE = 1000.0
 
@@ -30,7 +32,7 @@ class Series:
 
     @property
     def points(self) -> list[tuple[float, float]]:
-        return [(x, y) for x, y in zip(self.x, self.y, strict=True) if math.isfinite(y)]
+        return [(x, 0.0 if abs(y) < NOISE else y) for x, y in zip(self.x, self.y, strict=True) if math.isfinite(y)]
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def _extent(series: Sequence[Series], y_range: tuple[float | None, float | None]
     low, high = values[skip], values[len(values) - 1 - skip]
     low, high = y_range[0] if y_range[0] is not None else low, y_range[1] if y_range[1] is not None else high
     if high - low < 1e-9 * max(1.0, abs(high)):
-        pad = abs(high) * 0.1 or 0.5
+        pad = abs(high) * 0.1 or 0.1
         low, high = (low if y_range[0] is not None else low - pad), high + pad
     return low, high
 

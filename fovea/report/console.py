@@ -24,7 +24,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from fovea.report.metrics import family
+from fovea.report.metrics import NOISE, family
 
 UNICODE = {"spark": "▁▂▃▄▅▆▇█", "bar": "█", "half": "▌", "empty": "░", "dot": " · ", "times": "×", "gap": "·"}
 ASCII = {"spark": "_.-=+*%#", "bar": "#", "half": "-", "empty": ".", "dot": " | ", "times": "x", "gap": " "}
@@ -332,9 +332,10 @@ def sparkline(values: Sequence[float], width: int, marks: str = UNICODE["spark"]
 
 
 def number(x: float, places: int = 3) -> str:
-    """A number in at most about eight characters; tiny and huge ones in powers of ten."""
+    """A number in at most about eight characters; tiny and huge ones in powers of ten, rounding noise as zero."""
     if not math.isfinite(x):
         return "n/a" if math.isnan(x) else "inf" if x > 0 else "-inf"
+    x = 0.0 if abs(x) < NOISE else x
     if x and (abs(x) < 0.5 * 10**-places or abs(x) >= 1e6) and places:
         return f"{x:.1e}"
     return f"{x:,.{places}f}"

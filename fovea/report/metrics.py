@@ -93,6 +93,9 @@ GLOSSARY: dict[str, str] = {
 }
 """One line for each metric; a name in angle brackets stands for any name of that family."""
 
+NOISE = 1e-7
+"""Anything smaller in a float32 metric is rounding, shown as zero (the KL of an on-policy step)."""
+
 RESERVED = {"mean", "std", "unscored_frac"}
 
 

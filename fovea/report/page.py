@@ -125,7 +125,12 @@ MARK = (
 def _header(run: RunFolder, rows: Sequence[Row], config: Mapping[str, Any], env: Mapping[str, Any], command: Sequence[str]) -> str:
     method = config.get("method")
     method_name = method.get("type", "") if isinstance(method, Mapping) else str(method or "")
-    facts = [method_name, config.get("model"), config.get("data"), f"seed {config['seed']}" if "seed" in config else ""]
+    facts = [
+        method_name,
+        _last_name(config.get("model")),
+        _last_name(config.get("data")),
+        f"seed {config['seed']}" if "seed" in config else "",
+    ]
     facts += [
         env.get("started", "")[:16],
         env.get("processor") or env.get("machine"),
@@ -536,6 +541,11 @@ def _flat(x: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _table(pairs: Iterator[tuple[str, Any]]) -> str:
     cells = "".join(f"<tr><td><code>{esc(k)}</code><td>{esc('' if v is None else v)}" for k, v in pairs)
     return f"<table><tbody>{cells}</tbody></table>" if cells else ""
+
+
+def _last_name(place: Any) -> str:
+    """A name as it is; of a path its last part, so that a page can be shown around."""
+    return Path(place).name if isinstance(place, str) else str(place or "")
 
 
 def _name(run: RunFolder, config: Mapping[str, Any]) -> str:

@@ -181,7 +181,7 @@ def test_sparkline():
 
 
 def test_short_texts():
-    assert [number(x, 3) for x in (0.12345, 0, 12345.6, 1e-6, 2.5e7, float("nan"), float("-inf"))] == [
+    assert [number(x, 3) for x in (0.12345, 1e-9, 12345.6, 1e-6, 2.5e7, float("nan"), float("-inf"))] == [
         "0.123", "0.000", "12,345.600", "1.0e-06", "2.5e+07", "n/a", "-inf",
     ]  # fmt: skip
     assert [clock(s) for s in (0, 59.4, 60, 192, 7500, 90000)] == ["0s", "59s", "1m00s", "3m12s", "2h05m", "1d01h"]

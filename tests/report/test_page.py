@@ -242,6 +242,18 @@ def test_one_wild_value_does_not_flatten_a_long_curve():
     assert "1000k" not in made.markup and "2.0" in made.markup
 
 
+def test_rounding_noise_is_drawn_as_zero():
+    made = chart("k", "t", [Series("s", "c0", [0, 1, 2], [-5e-9, 3e-9, 0.0])])
+    assert "e-0" not in made.markup and "<b>0</b>" in made.markup
+
+
+def test_paths_are_shown_by_their_last_name(tmp_path):
+    run = RunFolder(tmp_path, tensorboard=False)
+    run.describe({"model": "/home/me/models/base", "data": "worlds:count"}, ["fovea", "train"])
+    shown = Page(render(run).partition("</header>")[0])
+    assert "base" in shown.text and "worlds:count" in shown.text and not [t for t in shown.text if "/home/me" in t]
+
+
 def test_a_chart_without_values_is_left_out():
     assert chart("k", "t", [Series("s", "c0", [1, 2], [float("nan")] * 2)]) is None and chart("k", "t", []) is None
 
