@@ -577,8 +577,8 @@ def load_object(address: str) -> Any:
     """The object at "file.py:name" or "package.module:name"; the file's folder can be imported from, as when it is run.
 
     Raises:
-      ValueError: an address of another form.
-      FileNotFoundError, AttributeError: no such file or name; the nearest names are given.
+      ValueError: an address of another form, or no such name in the file; the nearest is given.
+      FileNotFoundError: no such file.
     """
     place, colon, name = address.rpartition(":")
     if not colon or not place or not name:
@@ -598,7 +598,7 @@ def load_object(address: str) -> Any:
             public = [n for n in vars(thing) if not n.startswith("_")] if hasattr(thing, "__dict__") else []
             near = difflib.get_close_matches(part, public, 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; it has: {', '.join(public[:10])}"
-            raise AttributeError(f"{place} has no {name!r}{hint}")
+            raise ValueError(f"{place} has no {name!r}{hint}")
         thing = getattr(thing, part)
     return thing
 

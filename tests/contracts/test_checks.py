@@ -3,6 +3,7 @@
 import dataclasses
 import random as python_random
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -366,9 +367,39 @@ def test_objects_are_loaded_from_files(tmp_path):
     assert load_object(f"{tmp_path}/mine.py:reward") is reward
     assert load_object(f"{tmp_path}/mine.py:Box")().side == 2
     assert load_object("fovea.checks:check") is check
-    with pytest.raises(AttributeError, match="has no 'rewrd'; did you mean 'reward'"):
+    with pytest.raises(ValueError, match="has no 'rewrd'; did you mean 'reward'"):
         load_object(f"{tmp_path}/mine.py:rewrd")
     with pytest.raises(FileNotFoundError, match=r"did you mean mine\.py"):
         load_object(f"{tmp_path}/mime.py:reward")
     with pytest.raises(ValueError, match=r"FILE\.py:NAME"):
         load_object("mine.py")
+
+
+@pytest.fixture(scope="module")
+def small_policy(tmp_path_factory):
+    """A random Qwen2.5-VL of a few layers."""
+    from fovea.policies.hf_vlm import HFVLM
+
+    path = Path(__file__).parents[1] / "policies/tiny_checkpoints.py"
+    return HFVLM.load(load_object(f"{path}:build")(tmp_path_factory.mktemp("vlm"), "qwen2_5_vl"))
+
+
+def test_the_language_policy(small_policy):
+    assert len(check(small_policy)) == 6
+
+
+def test_policies_that_break_a_rule(small_policy, monkeypatch):
+    evaluate, encode = small_policy.evaluate, small_policy.encode
+
+    def shifted(batch, want, variant="policy"):
+        return {k: v - 0.1 for k, v in evaluate(batch, want, variant).items()}
+
+    def one_key(messages, images):
+        return dataclasses.replace(encode(messages, images), key="same")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(small_policy, "evaluate", shifted)
+        breaks(5, check, small_policy, said="differ by up to 0.1 nats")
+    with monkeypatch.context() as patch:
+        patch.setattr(small_policy, "encode", one_key)
+        breaks(2, check, small_policy, said="share one key")
