@@ -1,0 +1,381 @@
+"""Writes the generated parts of README.md and docs/: figures from the benchmark files, tables from the code and its tests.
+
+    python docs/generate.py           rewrite what is out of date
+    python docs/generate.py --check   change nothing; exit 1 and name the files that are out of date
+
+A generated part stands between ``<!-- name -->`` and ``<!-- /name -->``. A benchmark file that is missing shows as "not measured yet".
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import inspect
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+MAIN_JOB, DIGITS, SPEED = "benchmarks/quality/main_job.json", "benchmarks/quality/digits.json", "benchmarks/speed/step_vs_trl.json"
+NOT_YET = "not measured yet"
+
+# (image tokens, new tokens) at 8 answers per prompt -> the ratio to TRL's CPU seconds that must be reached
+HEADLINE = {(256, 32): 6.0, (1024, 32): 8.0, (256, 128): 3.5, (64, 256): 1.3}
+MEMORY = {(256, 32): 5.0, (1024, 32): 7.0}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when something is out of date")
+    check = parser.parse_args(argv).check
+    stale = [name for name, text in pages(ROOT).items() if (ROOT / name).read_text(encoding="utf-8") != text]
+    for name in stale:
+        if not check:
+            (ROOT / name).write_text(pages(ROOT)[name], encoding="utf-8")
+        print(f"{name}: {'out of date; run python docs/generate.py' if check else 'written'}")
+    return int(check and bool(stale))
+
+
+def pages(root: Path) -> dict[str, str]:
+    """Every page with generated parts, as it should be."""
+    parts: dict[str, dict[str, Callable[[], str]]] = {
+        "README.md": {"figures": lambda: figures(root), "systems": lambda: systems(root)},
+        "docs/methods.md": {"methods": method_pages},
+        "docs/recipes.md": {"fields": recipe_fields},
+        "docs/verifiers.md": {"verifiers": verifier_table},
+        "docs/data.md": {"columns": column_table, "worlds": world_table},
+        "docs/metrics.md": {"metrics": metric_table},
+    }
+    return {
+        page: fill((root / page).read_text(encoding="utf-8"), {name: make() for name, make in made.items()}, page)
+        for page, made in parts.items()
+    }
+
+
+def fill(text: str, parts: Mapping[str, str], page: str = "page") -> str:
+    """`text` with every named part replaced.
+
+    Raises:
+      ValueError: a part whose two markers are not there exactly once.
+    """
+    for name, body in parts.items():
+        pattern = re.compile(rf"<!-- {name} -->\n.*?<!-- /{name} -->", re.DOTALL)
+        found = len(pattern.findall(text))
+        if found != 1:
+            raise ValueError(f"{page}: found {found} parts between <!-- {name} --> and <!-- /{name} -->, expected one")
+        text = pattern.sub(lambda _, name=name, body=body: f"<!-- {name} -->\n{body.strip()}\n<!-- /{name} -->", text)
+    return text
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    def cell(x: Any) -> str:
+        return str(x).replace("|", "\\|").replace("\n", " ")
+
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in lines)
+
+
+# -- figures --------------------------------------------------------------------------------------------------------------------
+
+
+def read(root: Path, name: str) -> dict[str, Any] | None:
+    file = root / name
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def figures(root: Path) -> str:
+    main_job, digits, speed = (read(root, name) for name in (MAIN_JOB, DIGITS, SPEED))
+    rows = [*quality_rows(main_job, digits), *speed_rows(speed)]
+    out = ["Every number comes from a script in `benchmarks/` and was measured on the machine named below the tables.", ""]
+    out += [table(("what", "must reach", "measured"), rows)]
+    if main_job and "families" in main_job:
+        out += ["", "Main job by family, held-out accuracy (RL: mean over seeds):", "", family_table(main_job)]
+    if main_job and main_job.get("controls"):
+        out += ["", "The same base, tasks, seeds and compute with something else in place of the reward:", "", control_table(main_job)]
+    if speed and speed.get("cells"):
+        out += ["", "CPU seconds of one optimizer step, 4 prompts, one thread, Fovea and TRL alternating in one process:", ""]
+        out += [speed_table(speed)]
+    notes = [origin(name, found) for name, found in ((MAIN_JOB, main_job), (DIGITS, digits), (SPEED, speed)) if found]
+    return "\n".join([*out, *(["", *notes] if notes else [])])
+
+
+def gain(found: dict[str, Any] | None) -> str:
+    """ "0.41 -> 0.92, gain +0.51 (seeds +0.50 to +0.53), 200 to 210 s of training, 5 seeds"."""
+    if not found or not found.get("after"):
+        return NOT_YET
+    before, after, seconds = found["before"], found["after"], found["train_seconds"]
+    gains = [a - b for a, b in zip(after, before, strict=True)]
+    spread = f" (seeds {min(gains):+.3f} to {max(gains):+.3f})" if len(gains) > 1 else ""
+    return (
+        f"{statistics.fmean(before):.3f} → {statistics.fmean(after):.3f}, gain {statistics.fmean(gains):+.3f}{spread}; "
+        f"{min(seconds):.0f} to {max(seconds):.0f} s of training, {len(after)} seed{'s' * (len(after) != 1)}"
+    )
+
+
+def quality_rows(main_job: dict[str, Any] | None, digits: dict[str, Any] | None) -> list[tuple[str, str, str]]:
+    families = f", mean of {len(main_job['families'])} families" if main_job and "families" in main_job else ""
+    return [
+        (f"main job: held-out accuracy, greedy{families}", "+.30, at most 300 s", gain(main_job)),
+        ("two handwritten digits from a JSONL file: held-out accuracy, greedy", "+.25, at most 300 s", gain(digits)),
+    ]
+
+
+def speed_rows(speed: dict[str, Any] | None) -> list[tuple[str, str, str]]:
+    cells = {(c["image_tokens"], c["new_tokens"], c["group_size"]): c for c in (speed or {}).get("cells", [])}
+
+    def ratio(at: tuple[int, int]) -> str:
+        cell = cells.get((*at, 8))
+        return NOT_YET if cell is None or cell.get("ratio") is None else f"{cell['ratio']:.1f}×"
+
+    def memory(at: tuple[int, int]) -> str:
+        cell = cells.get((*at, 8)) or {}
+        ours, peer = cell.get("mem_ours_mb"), cell.get("mem_peer_mb")
+        return NOT_YET if not ours or not peer else f"1/{peer / ours:.1f} ({ours:.0f} MB against {peer:.0f} MB)"
+
+    def number(key: str) -> str:
+        value = (speed or {}).get(key)
+        return NOT_YET if value is None else f"{value:.2f}×"
+
+    ratios = [c["ratio"] for c in cells.values() if c.get("ratio") is not None]
+    exact = (speed or {}).get("exact")
+    lowest = f"{min(ratios):.1f}× in {len(ratios)} cell{'s' * (len(ratios) != 1)} measured" if ratios else NOT_YET
+    return [
+        (
+            "log-probs and gradients equal the plain repeated computation (float32)",
+            "yes, or no time counts",
+            NOT_YET if exact is None else "yes" if exact else "no",
+        ),
+        *(
+            (f"TRL's CPU time over ours, {i} image + {n} new tokens, G=8", f"≥ {need:g}×", ratio((i, n)))
+            for (i, n), need in HEADLINE.items()
+        ),
+        ("the same, lowest of all cells (27 planned)", "≥ 1×", lowest),
+        *((f"peak memory over base, ours over TRL's, {i} + {n}", f"≤ 1/{need:g}", memory((i, n))) for (i, n), need in MEMORY.items()),
+        ("our step at G=16 over our step at G=4, 1024 + 32", "≤ 1.5×", number("g16_over_g4")),
+        ("our step over its arithmetic at the machine's matrix-product rate, 256 + 32", "≤ 1.8×", number("physics_ratio")),
+    ]
+
+
+def family_table(main_job: dict[str, Any]) -> str:
+    passed = main_job.get("base_pass_at_8", {})
+    rows = []
+    for name, f in main_job["families"].items():
+        after = {how: [r[how] for r in f["rl"]] for how in ("greedy", "sampled")}
+        means = [f"{statistics.fmean(x):.3f}" if x else NOT_YET for x in after.values()]
+        rows.append((name, f"{f['base']['greedy']:.3f}", means[0], f"{f['base']['sampled']:.3f}", means[1], share(passed.get(name))))
+    return table(("family", "base greedy", "RL greedy", "base sampled", "RL sampled", "base pass@8"), rows)
+
+
+def share(x: float | None) -> str:
+    return NOT_YET if x is None else f"{x:.3f}"
+
+
+def control_table(main_job: dict[str, Any]) -> str:
+    says = {
+        "format": "reward for a well-formed answer only",
+        "random": "a coin flip as reward",
+        "sft": "supervised finetuning, as many seconds",
+    }
+    arms = {"the base": [statistics.fmean(main_job["before"])], "RL, the default recipe": main_job["after"]}
+    arms |= {says.get(a, a): c["greedy"] for a, c in main_job["controls"].items()}
+    rows = [(a, f"{statistics.fmean(x):.3f}", f"{min(x):.3f} to {max(x):.3f}" if len(x) > 1 else "") for a, x in arms.items() if x]
+    return table(("arm", "held-out accuracy, greedy", "lowest to highest seed"), rows)
+
+
+def speed_table(speed: dict[str, Any]) -> str:
+    rows = []
+    for c in sorted(speed["cells"], key=lambda c: (c["image_tokens"], c["new_tokens"], c["group_size"])):
+        peer, ratio = c.get("cpu_s_peer"), c.get("ratio")
+        rows.append(
+            (
+                c["image_tokens"],
+                c["new_tokens"],
+                c["group_size"],
+                f"{c['cpu_s_ours']:.2f}",
+                NOT_YET if peer is None else f"{peer:.2f}",
+                NOT_YET if ratio is None else f"{ratio:.1f}×",
+            )
+        )
+    return table(("image tokens", "new tokens", "G", "Fovea", "TRL", "ratio"), rows)
+
+
+def origin(name: str, found: dict[str, Any]) -> str:
+    hardware = found.get("hardware", "unknown hardware")
+    if isinstance(hardware, Mapping):
+        hardware = ", ".join(f"{v}" if k in ("cpu", "processor") else f"{k} {v}" for k, v in hardware.items())
+    versions = found.get("versions") or {}
+    using = "; " + ", ".join(f"{k} {v}" for k, v in versions.items()) if versions else ""
+    return f"* [{Path(name).stem}]({name}): `{found.get('command', '')}`, commit {str(found.get('commit', ''))[:10]}, {hardware}{using}."
+
+
+# -- systems --------------------------------------------------------------------------------------------------------------------
+
+CHANGES = {
+    "grpo": "an answer's baseline is the mean of its group; the difference is divided by the group's spread",
+    "dr_grpo": "no division by the spread, nor by the answer's own length",
+    "dapo": "a higher upper clip, mean over tokens, groups that agree are drawn again, overlong answers are shaped or filtered",
+    "gspo": "one length-normalised importance ratio for the whole answer",
+    "cispo": "the importance weight is clipped, no gradient is ever zeroed",
+    "rloo": "the baseline is the mean of the other answers; no ratio, no clip",
+    "remax": "the baseline is the greedy answer to the same task",
+    "reinforce_pp": "returns normalised over the whole batch; one answer per task is enough; also with a group baseline",
+    "ppo": "a value head as baseline, GAE over tokens, dual clip",
+    "sft": "imitates given answers, no rollouts",
+    "dpo": "learns from pairs of answers, no rollouts, tied to a reference",
+}
+LEARNERS = {"vision_language": "a small vision-language model", "pixel": "a pixel policy", "denoiser": "a denoiser"}
+
+
+def systems(root: Path) -> str:
+    """The methods there are, with what is shown about each by tests and benchmark files."""
+    from fovea.methods import METHODS
+
+    learns, worked = learning_tests(root), worked_numbers(root)
+    main_job = read(root, MAIN_JOB)
+    rows = []
+    for name in METHODS:
+        title, _, rest = header(name)[0].partition(" — ")
+        paper = re.search(r"arXiv \d{4}\.\d{5}", rest or title)
+        shown = []
+        if name in worked:
+            shown.append("worked numbers")
+        if learns.get(name):
+            shown.append("learns: " + ", ".join(learns[name]))
+        if name == "grpo" and main_job and main_job.get("after"):
+            shown.append(f"main job {statistics.fmean(main_job['before']):.2f} → {statistics.fmean(main_job['after']):.2f}")
+        rows.append((f"`{name}`", paper[0] if paper else "", CHANGES[name], "; ".join(shown) or "written, not yet tested"))
+    body = table(("method", "paper", "what it changes", "what is shown"), rows)
+    return body + "\n\nSeventy published systems are planned on this ground; those beyond this table are not written yet."
+
+
+def learning_tests(root: Path) -> dict[str, list[str]]:
+    """Method -> what it is shown to train, read from the parameters of the tests in tests/learns (control arms left out)."""
+    from fovea.methods import METHODS
+
+    out: dict[str, list[str]] = {}
+    for file in sorted((root / "tests" / "learns").glob("test_*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        named = {
+            node.targets[0].id: node.value
+            for node in tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, ast.Tuple)
+        }
+        for test in (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith("test_")):
+            kind = next((text for key, text in LEARNERS.items() if key in test.name), None)
+            if kind is None:
+                continue
+            for node in (n for mark in test.decorator_list for n in _cases(mark, named)):
+                if isinstance(node, ast.Constant) and node.value in METHODS and kind not in out.setdefault(str(node.value), []):
+                    out[str(node.value)].append(kind)
+    return out
+
+
+def _cases(mark: ast.expr, named: Mapping[str, ast.Tuple]) -> list[ast.AST]:
+    """The constants in a decorator, names of module-level tuples resolved; a tuple that ends in True is a control arm."""
+    found: list[ast.AST] = []
+    stack: list[ast.AST] = [mark]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, ast.Tuple) and node.elts and isinstance(node.elts[-1], ast.Constant) and node.elts[-1].value is True:
+            continue
+        found.append(node)
+        stack += [named[node.id]] if isinstance(node, ast.Name) and node.id in named else list(ast.iter_child_nodes(node))
+    return found
+
+
+def worked_numbers(root: Path) -> set[str]:
+    """Methods that tests in tests/methods make and compare with numbers: the tests of defaults and of refused values do not count."""
+    from fovea.methods import METHODS
+
+    made: set[str] = set()
+    for file in sorted((root / "tests" / "methods").glob("test_*.py")):
+        for part in ast.parse(file.read_text(encoding="utf-8")).body:
+            if not re.search("default|refused", getattr(part, "name", "")):
+                made |= {n.func.id for n in ast.walk(part) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+    return {name for name, place in METHODS.items() if place.rpartition(":")[2] in made}
+
+
+# -- tables from the code -------------------------------------------------------------------------------------------------------
+
+
+def header(name: str) -> list[str]:
+    """The lines of a method file's docstring."""
+    from fovea.methods import METHODS
+
+    return inspect.cleandoc(importlib.import_module(METHODS[name].partition(":")[0]).__doc__ or "").split("\n")
+
+
+def method_pages() -> str:
+    from fovea import methods
+
+    out = []
+    for name in methods.METHODS:
+        first, *rest = header(name)
+        title, text = f"{first.partition(' — ')[0].partition(' (')[0]}: `{name}`", "\n".join(rest).strip()
+        defaults = ", ".join(f"{f.name} {getattr(methods.get(name)(), f.name)!r}" for f in fields(methods.get(name)))
+        out += [f"### {title}", "", "```text", first, "", text, "```", "", f"Fields and defaults: {defaults}.", ""]
+    return "\n".join(out)
+
+
+def recipe_fields() -> str:
+    from fovea.recipe import Recipe
+
+    default = Recipe().to_json()
+    text = inspect.cleandoc(Recipe.__doc__ or "").split("Attributes:")[1]
+    rows = []
+    for names, says in re.findall(r"^\s+([a-z_, ]+): (.+(?:\n {6,}.+)*)", text, re.MULTILINE):
+        for name in names.split(", "):
+            value = default[name] if not isinstance(default[name], dict) else f"{default[name]['type']}()"
+            rows.append((f"`{name}`", f"`{json.dumps(value, ensure_ascii=False)}`", " ".join(says.split())))
+    missing = {f.name for f in fields(Recipe)} - {row[0].strip("`") for row in rows}
+    if missing:
+        raise ValueError(f"fovea.recipe.Recipe: no line in the docstring for {', '.join(sorted(missing))}")
+    return table(("field", "default", "meaning"), rows)
+
+
+def verifier_table() -> str:
+    from fovea.verifiers import VERIFIERS
+
+    rows = []
+    for name, factory in VERIFIERS.items():
+        given = ", ".join(
+            p.name + ("" if p.default is p.empty else f"={p.default!r}") for p in inspect.signature(factory).parameters.values()
+        )
+        rows.append((f"`{name}`", f"`{given}`" if given else "", first_sentences(factory)))
+    return table(("name", "parameters", "verdict"), rows)
+
+
+def first_sentences(thing: Any) -> str:
+    """The first paragraph of a docstring on one line."""
+    return " ".join(inspect.cleandoc(thing.__doc__ or "").split("\n\n")[0].split())
+
+
+def column_table() -> str:
+    from fovea.tasks.load import GUESSES
+
+    return table(("field", "column names that are taken for it, the first that is there"), [(f, ", ".join(g)) for f, g in GUESSES.items()])
+
+
+def world_table() -> str:
+    from fovea.tasks.worlds import FAMILIES
+
+    return table(("family", "question"), [(f"`{f.name}`", f.doc) for f in FAMILIES.values()])
+
+
+def metric_table() -> str:
+    from fovea.report.metrics import GLOSSARY
+
+    families: dict[str, list[tuple[str, str]]] = {}
+    for name, text in GLOSSARY.items():
+        families.setdefault(name.partition("/")[0], []).append((f"`{name}`", text))
+    return "\n\n".join(f"## {family}\n\n{table(('metric', 'meaning'), rows)}" for family, rows in families.items())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
