@@ -1,11 +1,11 @@
 """Decoding for the Qwen-VL text decoders: one prompt's keys and values are shared by all its rows, weights are fused per rollout.
 
-A cohort is what was prefilled together: N prompts of P (padded) tokens and R rows, prompt by prompt. Linear layers run over the rows of all
-cohorts at once; attention runs per cohort over (N, G) slots, G the largest number of rows that a prompt has left. K key-value heads, r query
-heads on each, D head size.
+A cohort is what was prefilled together: N prompts of P (padded) tokens and R rows, prompt by prompt. Linear layers run over the rows
+of all cohorts at once; attention runs per cohort over (N, G) slots, G the largest number of rows that a prompt has left. K key-value
+heads, r query heads on each, D head size.
 
-Inside a head, fused queries and keys keep the two coordinates of each rotation plane side by side, (x₁, x₁₊D/₂, x₂, ...), so that a rotary
-embedding is one complex product; dot products do not notice the order. Norm weights and the softmax scale are folded into what follows them.
+Inside a head, fused queries and keys keep the two coordinates of each rotation plane side by side, so that a rotary embedding is one
+complex product; dot products do not notice the order. Norm weights and the softmax scale are folded into what follows them.
 """
 
 from __future__ import annotations
@@ -181,14 +181,13 @@ class Cohort:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(R, K * r, D) scaled queries and (R, K, D) new keys and values -> (R, K * r * D)."""
         keys, values = self.suffix[0, layer], self.suffix[1, layer]
-        K, D = k.shape[1:]
         if self.level:
             keys[:, :, :, self.used - 1], values[:, :, :, self.used - 1] = self._to_slots(k), self._to_slots(v)
         else:
             keys[self.n, :, self.g, self.length_R], values[self.n, :, self.g, self.length_R] = k, v
         prefix_k, prefix_v = self.prefix_k[layer], self.prefix_v[layer]
         P = prefix_k.shape[-1]
-        q = self._to_slots(q.unflatten(1, (K, -1))).contiguous()
+        q = self._to_slots(q.unflatten(1, (k.shape[1], -1))).contiguous()
         on_prefix = (q.flatten(2, 3) @ prefix_k).unflatten(2, (self.G, -1))
         on_suffix = q @ keys[:, :, :, : self.used].transpose(-1, -2)
         scores = torch.cat([on_prefix, on_suffix], -1)

@@ -1,9 +1,9 @@
 """A Hugging Face vision-language model as a policy: Qwen2-VL, Qwen2.5-VL and Qwen3-VL checkpoints from a local folder.
 
-It encodes prompts, samples (prefill, decode) and re-computes log-probabilities with gradient (evaluate), each unique image and each unique prompt
-once. Two ways through the text model give the same numbers: the family's own forward with our attention function registered in transformers'
-attention interface (`path="interface"`; gradient checkpointing uses it), and a shorter loop over the same modules (`path="direct"`).
-Remote code is never executed. Video is left out.
+It encodes prompts, samples (prefill, decode) and re-computes log-probabilities with gradient (evaluate), each unique image and each
+unique prompt once. Two ways through the model give the same numbers: the family's own forward with our attention functions registered
+in transformers' attention interface (`path="interface"`; gradient checkpointing uses it), and shorter loops over the same modules
+(`path="direct"`). Remote code is never executed. Video is left out.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class HFVLM:
 
         Args:
           dtype: "float32", "bfloat16" or "float64" of the weights in memory.
-          freeze: parts that are not trained: "tower" (the vision transformer), "projector" (its mergers), "text" (decoder, embeddings, head).
+          freeze: parts that are not trained: "tower" (the vision transformer), "projector" (its mergers), "text" (everything else).
         """
         folder = _folder(path)
         config = _config(folder)
@@ -149,7 +149,10 @@ class HFVLM:
         return self.processor.encode(messages, images)
 
     def encode_append(self, messages: Sequence[Message]) -> list[int]:
-        """Text-only tokens that continue a conversation after an assistant answer, from the end of its turn to the next generation prompt."""
+        """Text-only tokens that follow an assistant answer, from the end of its turn (an eos id) to the next generation prompt.
+
+        An answer that already ended with the eos id brings the first token itself.
+        """
         return self.processor.encode_append(messages)
 
     def encode_text(self, text: str) -> list[int]:
@@ -211,8 +214,8 @@ class HFVLM:
     def evaluate(self, batch: Batch, want: frozenset[str] | set[str], variant: str = "policy") -> dict[str, Tensor]:
         """Streams of the batch's actions under `variant` weights ("policy" or "reference"), each prefix computed once.
 
-        `logp` and `entropy` (B, T) are those of softmax(logits / temperature) without the banned ids, zero where `mask_BT` is zero (what the
-        environment inserted is context only). `value` (B, T) reads the state before each unit, `next_value` (B,) the one after the last.
+        `logp` and `entropy` (B, T) are those of softmax(logits / temperature) without the banned ids, zero where `mask_BT` is zero: what
+        the environment inserted is context only. `value` (B, T) reads the state before each unit, `next_value` (B,) that after the last.
         """
         model = self._variant(variant)
         if unknown := set(want) - {"logp", "entropy", "value", "next_value"}:
@@ -407,7 +410,8 @@ def _config(folder: Path) -> dict[str, Any]:
     if not file.exists():
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:12]) or "an empty folder" if folder.is_dir() else "no such folder"
         raise FileNotFoundError(
-            f"{folder}: found {found}; expected a checkpoint folder with config.json, *.safetensors, tokenizer.json and preprocessor_config.json"
+            f"{folder}: found {found}; expected a checkpoint folder with config.json, *.safetensors, tokenizer.json "
+            "and preprocessor_config.json"
         )
     config = json.loads(file.read_text())
     if config.get("model_type") not in FAMILIES:

@@ -1,7 +1,7 @@
 """Chat messages and pictures -> token ids, patches and M-RoPE positions, for the Qwen-VL families, without torchvision.
 
-The picture side follows the checkpoint's `preprocessor_config.json`, the text side its own tokenizer and chat template, so the token ids are
-those of the family's processor. Everything is cached by content: the same picture is resized and cut into patches once.
+The picture side follows the checkpoint's `preprocessor_config.json`, the text side its own tokenizer and chat template, so the token
+ids are those of the family's processor. Everything is cached by content: the same picture is resized and cut into patches once.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 from fovea.types import Message, Prefix
 
@@ -101,6 +102,27 @@ def picture_hash(image: Image.Image) -> str:
     return hashlib.blake2b(rgb.tobytes(), digest_size=16, person=b"fovea-img", salt=f"{rgb.width}x{rgb.height}".encode()[:16]).hexdigest()
 
 
+def cut(image: Image.Image, settings: Qwen2VLImageProcessorPil) -> tuple[Tensor, tuple[int, int, int]]:
+    """Resize, cut into patches and normalise one image as `settings` (the checkpoint's `preprocessor_config.json`) says.
+
+    Returns:
+      (S, C*h*w) float32 patches, the patches that merge into one token side by side, and the grid (1, rows, columns).
+    """
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    side, merge = settings.patch_size, settings.merge_size
+    if settings.do_resize:
+        low, high = settings.size["shortest_edge"], settings.size["longest_edge"]
+        height, width = smart_resize(image.height, image.width, side * merge, low, high)
+        if (width, height) != image.size:
+            image = image.resize((width, height), settings.resample)
+    rows, columns = image.height // side, image.width // side
+    units = np.asarray(image).reshape(rows // merge, merge, side, columns // merge, merge, side, 3).transpose(0, 3, 1, 4, 6, 2, 5)
+    patches = torch.from_numpy(np.ascontiguousarray(units)).view(rows * columns, 3, side**2).float()
+    mean, std = (torch.tensor(x if settings.do_normalize else [y] * 3) for x, y in ((settings.image_mean, 0.0), (settings.image_std, 1.0)))
+    scale = settings.rescale_factor if settings.do_rescale else 1.0
+    return patches.mul_((scale / std)[:, None]).sub_((mean / std)[:, None]).flatten(1), (1, rows, columns)
+
+
 class Processor:
     """Tokenizer, chat template and image processor of one checkpoint folder.
 
@@ -147,17 +169,13 @@ class Processor:
         return self.tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True)
 
     def picture(self, image: Image.Image, key: str | None = None) -> Picture:
-        """Resize, normalise and cut one image into patches, once per content."""
+        """The image's patches, made once per content."""
         key = key or picture_hash(image)
         if (found := self._pictures.get(key)) is not None:
             return found
         self.preprocessed += 1
-        p = self.images
-        out = p(images=[image.convert("RGB")], return_tensors="pt")
-        S = out["pixel_values"].shape[0]
-        patches = out["pixel_values"].view(S, -1, p.temporal_patch_size, p.patch_size**2)[:, :, 0].reshape(S, -1)
-        t, h, w = out["image_grid_thw"][0].tolist()
-        return self._pictures.put(key, Picture(key, patches, (t, h, w), t * h * w // p.merge_size**2))
+        patches, grid = cut(image, self.images)
+        return self._pictures.put(key, Picture(key, patches, grid, len(patches) // self.images.merge_size**2))
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=skip_special, clean_up_tokenization_spaces=False)

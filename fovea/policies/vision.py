@@ -1,8 +1,8 @@
 """The vision tower: every image encoded once, windows and images of equal length in one attention call.
 
-Two ways that give the same features: the family's own forward with `segment_attention` in transformers' attention interface (towers split by
-`cu_seqlens` in a Python loop unless the attention's name says flash; ours does, and takes the boundaries whole), and a shorter loop over the
-same modules with fused norms and rotations.
+Two ways that give the same features: the family's own forward with `segment_attention` in transformers' attention interface (towers
+split by `cu_seqlens` in a Python loop unless the attention's name says flash; ours does, and takes the boundaries whole), and a shorter
+loop over the same modules with fused norms and rotations.
 """
 
 from __future__ import annotations

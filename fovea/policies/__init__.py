@@ -1,0 +1,1 @@
+"""Things that act: vision-language models, small networks on pixels, denoisers."""
