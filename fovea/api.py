@@ -44,7 +44,11 @@ class Run:
 
 def load_policy(model: str | Path = "tiny", **options: Any) -> HFVLM:
     """A language policy from "tiny", a checkpoint folder, or a run folder (its last checkpoint). Options as in `HFVLM.load`."""
+    from transformers.utils.logging import disable_progress_bar
+
     from fovea.policies.hf_vlm import HFVLM
+
+    disable_progress_bar()
 
     folder = Path(model)
     if (folder / "checkpoints").is_dir():

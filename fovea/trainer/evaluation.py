@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fovea.report.metrics import interval
 from fovea.rollout.sampling import Sampling
 from fovea.types import Context, Episode, Group, Task
 
@@ -37,7 +38,16 @@ class Evaluation:
         return sum(values) / len(values) if values else float("nan")
 
     def metrics(self, prefix: str = "eval") -> dict[str, float]:
-        return {f"{prefix}/accuracy": self.mean, **{f"{prefix}/accuracy/{s}": a for s, a in self.accuracy.items()}}
+        """Mean over sources, accuracy per source, and the 95 % interval of all answers pooled."""
+        total = sum(self.count.values())
+        low, high = interval(sum(self.correct.values()), total) if total else (float("nan"), float("nan"))
+        return {
+            f"{prefix}/accuracy": self.mean,
+            f"{prefix}/accuracy_low": low,
+            f"{prefix}/accuracy_high": high,
+            f"{prefix}/n": float(total),
+            **{f"{prefix}/accuracy/{s}": a for s, a in self.accuracy.items()},
+        }
 
 
 def outcome(episode: Episode) -> float:

@@ -132,7 +132,7 @@ class Session:
         """
         with self._signals():
             if self.evaluate is not None and self.state.best is None:
-                self._evaluate()
+                self.console.step(0, self._evaluate())
             if self.state.step == 0:
                 self.save()
             while self.state.step < self.recipe.steps:
@@ -158,7 +158,7 @@ class Session:
             {**clock.seconds, "step": clock.total}, metrics.get("length/tokens", 0.0), metrics.get("length/episodes", 0.0)
         )
         self.folder.log(state.step, metrics)
-        self.folder.log_groups(state.step, groups, policy=self.policy, batch=batch)
+        self.folder.log_groups(state.step, groups, policy=self.policy, batch=batch, force=state.step == recipe.steps)
         due = state.step == recipe.steps or (recipe.eval_every > 0 and state.step % recipe.eval_every == 0)
         if self.evaluate is not None and due:
             metrics |= self._evaluate()
