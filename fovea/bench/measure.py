@@ -51,12 +51,20 @@ def median(times: Iterable[Time]) -> Time:
     return Time(statistics.median(t.cpu_s for t in both), statistics.median(t.wall_s for t in both))
 
 
-def single_thread(core: int | None = None) -> None:
-    """One thread, pinned to one core (the last one this process may use, unless named)."""
+@contextmanager
+def single_thread(core: int | None = None):
+    """One thread, pinned to one core (the last one this process may use, unless named); as before on leaving."""
+    threads, pins = torch.get_num_threads(), hasattr(os, "sched_setaffinity")
+    allowed = os.sched_getaffinity(0) if pins else set()
     torch.set_num_threads(1)
-    if hasattr(os, "sched_setaffinity"):
-        allowed = os.sched_getaffinity(0)
+    if pins:
         os.sched_setaffinity(0, {max(allowed) if core is None else core})
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        if pins:
+            os.sched_setaffinity(0, allowed)
 
 
 @contextmanager

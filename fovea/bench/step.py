@@ -60,8 +60,7 @@ def main(argv: Sequence[str]) -> int:
             peer_trl.require()
     except (ValueError, RuntimeError) as error:
         p.error(str(error))
-    measure.single_thread(args.core)
-    with measure.quiet(), tempfile.TemporaryDirectory() as folder:
+    with measure.single_thread(args.core), measure.quiet(), tempfile.TemporaryDirectory() as folder:
         if args.memory_of:
             print(json.dumps(memory_here(args.memory_of, args.checkpoint, cells[0], args.micro_batch)))
             return 0

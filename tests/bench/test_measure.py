@@ -1,5 +1,6 @@
 """Clocks and memory measure what they say."""
 
+import os
 import sys
 import time
 
@@ -43,3 +44,13 @@ def test_matmul_shapes_hold_every_weight_of_one_layer_of_each_kind():
 def test_matmul_rate_is_a_rate():
     rate = measure.matmul_rate([(256, 256, 256)], seconds=0.05)
     assert 1e8 < rate < 1e13
+
+
+def test_one_thread_on_one_core_and_as_before_afterwards():
+    threads = torch.get_num_threads()
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    with measure.single_thread():
+        assert torch.get_num_threads() == 1
+        assert cores is None or len(os.sched_getaffinity(0)) == 1
+    assert torch.get_num_threads() == threads
+    assert cores is None or os.sched_getaffinity(0) == cores
