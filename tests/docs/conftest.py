@@ -24,19 +24,21 @@ def small(recipe):
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory):
-    """The shipped base, or an untrained model of the same architecture where it is not there."""
-    if (tiny_vlm.BASE_DIR / "config.json").is_file():
-        return tiny_vlm.BASE_DIR
-    folder = tmp_path_factory.mktemp("base")
+def untrained(tmp_path_factory):
+    """A checkpoint of the tiny architecture with random weights: its answers to one question differ."""
+    folder = tmp_path_factory.mktemp("untrained")
     tokenizer = build.build_tokenizer(["How many red shapes are there? <answer>4</answer>"] * 3)
     build.save(build.build_model(tokenizer, 0), tokenizer, folder, torch.bfloat16)
     return folder
 
 
 @pytest.fixture
-def workplace(tmp_path, monkeypatch, base):
-    """An empty folder to work in, where commands and `fovea.train` do little work and a full-size model is the tiny one."""
+def workplace(tmp_path, monkeypatch, untrained):
+    """An empty folder to work in, where commands and `fovea.train` do little work and a full-size model is the tiny one.
+
+    The tiny model is the shipped one, or an untrained one of the same architecture where it is not there.
+    """
+    base = tiny_vlm.BASE_DIR if (tiny_vlm.BASE_DIR / "config.json").is_file() else untrained
     monkeypatch.setattr(tiny_vlm, "BASE_DIR", Path(base))
     resolve, typed, heldout = api.resolve, cli.resolve, api.heldout_tasks
     monkeypatch.setattr(api, "resolve", lambda *a, **k: small(resolve(*a, **k)))

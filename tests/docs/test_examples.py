@@ -21,8 +21,8 @@ LIMIT = 5
 
 
 @pytest.fixture(scope="module")
-def policy(base):
-    return fovea.load_policy(base)
+def policy(untrained):
+    return fovea.load_policy(untrained)
 
 
 @pytest.fixture(scope="module")
