@@ -38,11 +38,24 @@ class _Workers:
 
     run: Callable[[_Job], None]
     jobs: queue.SimpleQueue[_Job | None] = field(default_factory=queue.SimpleQueue)
-    count: int = 0
+    threads: list[threading.Thread] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        return len(self.threads)
 
     def add(self) -> None:
-        self.count += 1
-        threading.Thread(target=self._serve, name="fovea-scorer", daemon=True).start()
+        self.threads.append(threading.Thread(target=self._serve, name="fovea-scorer", daemon=True))
+        self.threads[-1].start()
+
+    def stop(self, patience_s: float = 0.5) -> None:
+        """Tell every thread to end and wait a little; one that still hangs in a verifier is left behind."""
+        for _ in self.threads:
+            self.jobs.put(None)
+        ends = time.monotonic() + patience_s
+        for thread in self.threads:
+            thread.join(max(0.0, ends - time.monotonic()))
+        self.threads.clear()
 
     def _serve(self) -> None:
         while (job := self.jobs.get()) is not None:
@@ -122,9 +135,7 @@ class Scorer:
         return groups
 
     def close(self) -> None:
-        for _ in range(self._workers.count):
-            self._workers.jobs.put(None)
-        self._workers.count = 0
+        self._workers.stop()
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._loop = None
