@@ -128,7 +128,7 @@ def matmul_shapes(s: Shape, *, prefix: int, patches: int) -> list[tuple[int, int
 
 
 def matmul_rate(shapes: Sequence[tuple[int, int, int]], seconds: float = 1.5) -> float:
-    """Floating-point operations per CPU second of float32 products of these shapes on the threads in use; the best of five rounds."""
+    """Floating-point operations per CPU second of float32 products of these shapes on the threads in use; median of five."""
     pairs = [(torch.randn(m, k), torch.randn(k, n)) for m, k, n in shapes]
     outs = [a @ b for a, b in pairs]
     work = sum(2 * m * k * n for m, k, n in shapes)
@@ -138,7 +138,7 @@ def matmul_rate(shapes: Sequence[tuple[int, int, int]], seconds: float = 1.5) ->
             torch.mm(a, b, out=out)
 
     loops = max(1, int(seconds / 5 / max(1e-6, timed(once).wall_s)))
-    return max(work * loops / timed(lambda: [once() for _ in range(loops)]).cpu_s for _ in range(5))
+    return statistics.median(work * loops / timed(lambda: [once() for _ in range(loops)]).cpu_s for _ in range(5))
 
 
 # -- who measured -------------------------------------------------------------------------------------------------------------
