@@ -1,5 +1,6 @@
 """The documents run: every code block of README.md and docs/ is executed, links lead somewhere, generated parts are up to date."""
 
+import asyncio
 import importlib.util
 import json
 import re
@@ -7,6 +8,7 @@ import re
 import pytest
 import torch
 
+import fovea
 from fovea.methods import METHODS
 from tests.docs.blocks import ROOT, Block, blocks_of, commands, run_command, run_page
 
@@ -30,6 +32,16 @@ def one_thread():
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_the_code_of_a_page_runs(page, workplace, demo):
     run_page(page, workplace, demo)
+
+
+def test_training_works_where_an_event_loop_is_running(workplace):
+    async def notebook():
+        run = fovea.train("grpo", out="runs/loop", quiet=True)
+        return len(run.metrics), fovea.evaluate(run.policy, tasks=2).mean
+
+    rows, mean = asyncio.run(notebook())
+    assert rows >= 1
+    assert 0 <= mean <= 1
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
