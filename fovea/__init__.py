@@ -1,7 +1,7 @@
 """Fovea: reinforcement learning of models that see.
 
     import fovea
-    run = fovea.train("tiny", steps=60)
+    run = fovea.train("grpo", steps=60)
     print(run.policy.predict(image, "How many red shapes are there?"))
 
 Heavy parts (torch, transformers) load on first use, so that importing this package costs milliseconds.

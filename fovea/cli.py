@@ -88,10 +88,12 @@ def train(args: list[str]) -> int:
         return 0
     from fovea import api
 
-    run = api.train(resolve(options.recipe, changes), out=options.out, resume=options.resume, quiet=options.quiet)
+    recipe = resolve(options.recipe, changes)
+    run = api.train(recipe, out=options.out, resume=options.resume, quiet=options.quiet)
     print(f"run folder: {run.path}   report: {run.path / 'report.html'}")
     if run.before == run.before:
-        print(f"main job: held-out accuracy {run.before:.3f} -> {run.after:.3f} in {run.train_seconds:.0f} s")
+        job = "main job" if recipe.data == "worlds" else recipe.name
+        print(f"{job}: held-out accuracy {run.before:.3f} -> {run.after:.3f} in {run.train_seconds:.0f} s")
     return 0
 
 

@@ -1,6 +1,6 @@
 """What did we run? A recipe is one flat frozen dataclass; a run stores it resolved.
 
-Every field can be set on the command line (``fovea train --group-size 4 --method dapo --method.clip-high 0.28``) and in Python
+Every field can be set on the command line (``fovea train --group-size 4 --method dapo --method.eps-hi 0.28``) and in Python
 (``fovea.train("grpo", group_size=4)``). Batch sizes name their unit; `micro_batch` changes memory, never results.
 """
 
@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sized
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -184,16 +184,19 @@ def _known(given: dict[str, Any], known: set[str], where: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {"type": type(value).__name__, **{f.name: _plain(getattr(value, f.name)) for f in fields(value)}}
     if isinstance(value, (str, int, float, bool)) or value is None:
         return value
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, (tuple, list, Sequence)):
+    if isinstance(value, (tuple, list)):
         return [_plain(v) for v in value]
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, Path):
+        return str(value)
     if isinstance(value, Callable) and hasattr(value, "__qualname__"):
         return f"{value.__module__}:{value.__qualname__}"
-    return f"{type(value).__module__}:{type(value).__qualname__}"
+    name = f"{type(value).__module__}:{type(value).__qualname__}"
+    if isinstance(value, Sized):  # a source: its rows are data, not settings
+        return {"type": name, "name": getattr(value, "name", ""), "rows": len(value)}
+    if is_dataclass(value):
+        return {"type": type(value).__name__, **{f.name: _plain(getattr(value, f.name)) for f in fields(value)}}
+    return name

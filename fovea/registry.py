@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 KINDS = ("recipes", "methods", "verifiers", "tasks")
@@ -17,7 +18,7 @@ def registry(kind: str) -> list[dict[str, Any]]:
     if kind == "methods":
         from fovea import methods
 
-        return [_row(n, methods.get(n)) for n in methods.METHODS]
+        return [_row(n, import_module(where.partition(":")[0])) for n, where in methods.METHODS.items()]
     if kind == "verifiers":
         from fovea.verifiers import VERIFIERS
 

@@ -496,20 +496,20 @@ class Rollout:
         """One token per row into the books of its segment."""
         uniform_R = uniforms([c.key for c in calls], [c.n for c in calls])
         token_R = torch.empty(len(calls), dtype=torch.long, device=logits_RV.device)
-        kinds: dict[Sampling, list[int]] = {}
+        kinds: dict[tuple[float, float, int], list[int]] = {}
         for r, call in enumerate(calls):
-            kinds.setdefault(call.sampling, []).append(r)
+            kinds.setdefault((call.sampling.temperature, call.sampling.top_p, call.sampling.top_k), []).append(r)
         version = self.policy.version
-        for sampling, rows in kinds.items():
+        for rows in kinds.values():
             whole = len(kinds) == 1
             index = torch.tensor(rows)
-            held_R = torch.tensor([calls[r].n < sampling.min_new_tokens for r in rows]) if sampling.min_new_tokens else None
+            held = [calls[r].n < calls[r].sampling.min_new_tokens for r in rows]
             drawn_R, old_R, behaviour_R = sample(
                 logits_RV if whole else logits_RV[index],
                 uniform_R if whole else uniform_R[index],
-                sampling,
+                calls[rows[0]].sampling,
                 self.policy.banned_ids,
-                held_R,
+                torch.tensor(held) if any(held) else None,
                 self.policy.eos_ids,
                 self.sampling.temperature,
             )
