@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -22,14 +21,10 @@ def registry(kind: str) -> list[dict[str, Any]]:
     if kind == "verifiers":
         from fovea.verifiers import VERIFIERS
 
-        return _rows(VERIFIERS)
+        return [_row(n, v) for n, v in VERIFIERS.items()]
     from fovea.tasks.worlds import FAMILIES
 
-    return _rows(FAMILIES)
-
-
-def _rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [_row(name, thing) for name, thing in table.items()]
+    return [{"name": f.name, "summary": f.doc} for f in FAMILIES.values()]
 
 
 def _row(name: str, thing: Any) -> dict[str, Any]:
