@@ -91,6 +91,29 @@ def test_seed_step_and_attempt_are_part_of_the_address():
     assert len({str(run()), str(run(seed=1)), str(run(step=1)), str(run(attempt=1))}) == 4
 
 
+def test_every_turn_draws_anew():
+    async def twice(task, policy, env):
+        await policy.act(Observation(messages=task.prompt))
+        await policy.act(Observation(messages=task.prompt))
+
+    (group,) = Engine(FakePolicy(), program=twice).rollout([ask("a")], 2, Sampling(max_new_tokens=8, min_new_tokens=8))
+    for episode in group.episodes:
+        first, second = episode.segments
+        assert first.prefix.key == second.prefix.key and first.actions.tolist() != second.actions.tolist()
+
+
+def test_turns_with_settings_of_their_own_share_a_step():
+    async def own(task, policy, env):
+        n = 3 + len(task.id)
+        await policy.act(Observation(messages=task.prompt), max_new_tokens=n, min_new_tokens=n, temperature=float(len(task.id)))
+
+    tasks = [ask("a" * i) for i in range(1, 5)]
+    together = Engine(FakePolicy(), program=own).rollout(tasks, 2)
+    alone = Engine(FakePolicy(), program=own, max_rows=1).rollout(tasks, 2)
+    assert tokens(together) == tokens(alone) and [len(t[0]) for t in tokens(together)] == [4, 4, 5, 5, 6, 6, 7, 7]
+    assert not any(EOS in t[0] for t in tokens(together))
+
+
 def test_a_task_that_comes_twice_is_answered_twice():
     first, second = Engine(FakePolicy()).rollout([ask("a"), ask("a")], 2, Sampling(max_new_tokens=8))
     assert tokens([first]) != tokens([second])
@@ -131,7 +154,7 @@ def test_a_stop_string_of_the_turn_before_does_not_stop_the_next_turn():
         await policy.act(Observation(messages=user("again", 0), append=True))
 
     policy = FakePolicy(scripted({"q": "one;", "again": "two;x"}))
-    (group,) = Engine(policy, program=twice).rollout([ask("q")], 1, Sampling(stop=(";",), temperature=0))
+    (group,) = Engine(policy, program=twice).rollout([ask("q")], 1, Sampling(stop=(";", "never said"), temperature=0))
     assert [t.text for t in group.episodes[0].turns] == ["one;", "two;"]
 
 
