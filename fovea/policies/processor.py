@@ -33,16 +33,24 @@ class Picture:
 
     Attributes:
       key: content hash of the decoded pixels and the preprocessing settings.
-      patches: (S, C*h*w) float32, one row per patch, in the order that the vision tower reads. A still image is one frame: the second,
-        identical frame of the checkpoint's two-frame patches is not stored.
+      patches: (S, C, h*w) uint8, in the order that the vision tower reads. A still image is one frame: the second, identical frame of the
+        checkpoint's two-frame patches is not stored.
+      scale, shift: (C, 1) of the normalisation, pixel = scale * patch - shift.
       grid: (1, rows, columns) of patches.
       tokens: number of visual tokens that the language model sees.
     """
 
     key: str
     patches: Tensor
+    scale: Tensor
+    shift: Tensor
     grid: tuple[int, int, int]
     tokens: int
+
+    @property
+    def pixels(self) -> Tensor:
+        """(S, C*h*w) float32, normalised."""
+        return self.patches.float().mul_(self.scale).sub_(self.shift).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,10 @@ class Prompt:
     positions: Tensor
     next_position: int
     pictures: tuple[Picture, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return self.ids.nbytes + self.positions.nbytes + sum(p.patches.nbytes for p in self.pictures)
 
 
 T = TypeVar("T")
@@ -103,10 +115,10 @@ def picture_hash(image: Image.Image) -> str:
 
 
 def cut(image: Image.Image, settings: Qwen2VLImageProcessorPil) -> tuple[Tensor, tuple[int, int, int]]:
-    """Resize, cut into patches and normalise one image as `settings` (the checkpoint's `preprocessor_config.json`) says.
+    """Resize and cut one image as `settings` (the checkpoint's `preprocessor_config.json`) says.
 
     Returns:
-      (S, C*h*w) float32 patches, the patches that merge into one token side by side, and the grid (1, rows, columns).
+      (S, C, h*w) uint8 patches, those that merge into one token side by side, and the grid (1, rows, columns).
     """
     image = image if image.mode == "RGB" else image.convert("RGB")
     side, merge = settings.patch_size, settings.merge_size
@@ -117,10 +129,15 @@ def cut(image: Image.Image, settings: Qwen2VLImageProcessorPil) -> tuple[Tensor,
             image = image.resize((width, height), settings.resample)
     rows, columns = image.height // side, image.width // side
     units = np.asarray(image).reshape(rows // merge, merge, side, columns // merge, merge, side, 3).transpose(0, 3, 1, 4, 6, 2, 5)
-    patches = torch.from_numpy(np.ascontiguousarray(units)).view(rows * columns, 3, side**2).float()
-    mean, std = (torch.tensor(x if settings.do_normalize else [y] * 3) for x, y in ((settings.image_mean, 0.0), (settings.image_std, 1.0)))
+    return torch.from_numpy(units.reshape(rows * columns, 3, side**2)), (1, rows, columns)
+
+
+def normalisation(settings: Qwen2VLImageProcessorPil) -> tuple[Tensor, Tensor]:
+    """(C, 1) scale and shift that make the settings' rescaling and normalisation one step."""
+    mean = torch.tensor(settings.image_mean if settings.do_normalize else [0.0] * 3)
+    std = torch.tensor(settings.image_std if settings.do_normalize else [1.0] * 3)
     scale = settings.rescale_factor if settings.do_rescale else 1.0
-    return patches.mul_((scale / std)[:, None]).sub_((mean / std)[:, None]).flatten(1), (1, rows, columns)
+    return (scale / std)[:, None], (mean / std)[:, None]
 
 
 class Processor:
@@ -138,9 +155,10 @@ class Processor:
         self.images = Qwen2VLImageProcessorPil.from_pretrained(folder)
         self.image_token_id, self.rope_index = image_token_id, rope_index
         self.tokenizer.chat_template = self.tokenizer.chat_template or _legacy_template(folder)
+        self.normalisation = normalisation(self.images)
         self.preprocessed = 0
         self._pictures: Cache[Picture] = Cache(cache_bytes, lambda p: p.patches.nbytes)
-        self._prompts: Cache[Prefix] = Cache(64 << 20, lambda p: p.data.ids.nbytes * 4)
+        self._prompts: Cache[Prefix] = Cache(cache_bytes, lambda p: p.data.nbytes)
 
     def encode(self, messages: Sequence[Message], images: Sequence[Image.Image]) -> Prefix:
         """The prompt up to and including the generation prompt, as a `Prefix` whose `data` is a `Prompt`."""
@@ -175,7 +193,7 @@ class Processor:
             return found
         self.preprocessed += 1
         patches, grid = cut(image, self.images)
-        return self._pictures.put(key, Picture(key, patches, grid, len(patches) // self.images.merge_size**2))
+        return self._pictures.put(key, Picture(key, patches, *self.normalisation, grid, len(patches) // self.images.merge_size**2))
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=skip_special, clean_up_tokenization_spaces=False)

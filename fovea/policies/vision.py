@@ -66,7 +66,7 @@ def install(visual: Any) -> None:
 
 def encode(visual: Any, pictures: Sequence[Picture], direct: bool = True) -> list[Features]:
     """Features of each picture, all in one pass through the tower."""
-    patches = torch.cat([p.patches for p in pictures])
+    patches = torch.cat([p.pixels for p in pictures])
     grids = tuple(p.grid for p in pictures)
     if direct:
         merged, deep = _run(visual, patches, _plan_of(visual, grids))

@@ -102,7 +102,7 @@ def test_wrong_requests_are_named(folder):
     batch = batch_of([(policy.encode(user("a", 0)), [[20]])])
     with pytest.raises(ValueError, match=r"found \['logits'\]"):
         policy.evaluate(batch, frozenset({"logits"}))
-    with pytest.raises(ValueError, match="call policy.set_reference"):
+    with pytest.raises(ValueError, match=r"call policy\.set_reference"):
         policy.evaluate(batch, frozenset({"logp"}), "reference")
     with pytest.raises(ValueError, match="found variant 'masked'"):
         policy.evaluate(batch, frozenset({"logp"}), "masked")

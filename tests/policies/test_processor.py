@@ -11,6 +11,7 @@ from PIL import Image
 from transformers.processing_utils import ProcessorMixin
 
 from fovea.policies.hf_vlm import HFVLM
+from fovea.policies.processor import Cache
 from fovea.types import user
 from tests.policies.tiny_checkpoints import FAMILIES, build, picture
 
@@ -59,7 +60,7 @@ def test_ids_and_pixels_are_the_family_processors(checkpoint, policy, sizes):
     prompt = policy.encode(messages, images).data
     assert prompt.ids.tolist() == expected["input_ids"][0].tolist()
     if images:
-        pixels = torch.cat([p.patches for p in prompt.pictures])
+        pixels = torch.cat([p.pixels for p in prompt.pictures])
         both = expected["pixel_values"].view(len(pixels), 3, 2, -1)
         assert torch.equal(both[:, :, 0], both[:, :, 1])
         assert (pixels.view(len(pixels), 3, -1) - both[:, :, 0]).abs().max() <= 1e-6
@@ -113,6 +114,23 @@ def test_an_appended_turn_is_what_the_template_would_have_written(policy):
 def test_an_appended_image_is_refused(policy):
     with pytest.raises(ValueError, match="new prefix"):
         policy.encode_append(user("look", 1))
+
+
+def test_caches_stay_within_their_bytes():
+    cache = Cache(100, len)
+    for i in range(50):
+        cache.put(str(i), b"x" * 30)
+        assert cache.bytes <= 100
+    assert cache.get("49") is not None and cache.get("0") is None
+    cache.get("47")
+    cache.put("50", b"x" * 30)
+    assert cache.get("47") is not None and cache.get("48") is None
+    assert cache.put("51", b"x" * 500) and cache.bytes == 500, "one value may exceed the capacity, alone"
+
+
+def test_a_cached_prompt_counts_the_pictures_that_it_holds(policy):
+    prompt = policy.encode(user("a", 2), [picture(60), picture(61)]).data
+    assert prompt.nbytes > sum(p.patches.nbytes for p in prompt.pictures) == 2 * prompt.pictures[0].pixels.nbytes // 4
 
 
 def test_text_round_trips(policy):
