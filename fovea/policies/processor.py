@@ -35,22 +35,23 @@ class Picture:
       key: content hash of the decoded pixels and the preprocessing settings.
       patches: (S, C, h*w) uint8, in the order that the vision tower reads. A still image is one frame: the second, identical frame of the
         checkpoint's two-frame patches is not stored.
-      scale, shift: (C, 1) of the normalisation, pixel = scale * patch - shift.
+      scale, mean, std: of the normalisation, pixel = (scale * patch - mean) / std; (C, 1) except `scale`.
       grid: (1, rows, columns) of patches.
       tokens: number of visual tokens that the language model sees.
     """
 
     key: str
     patches: Tensor
-    scale: Tensor
-    shift: Tensor
+    scale: float
+    mean: Tensor
+    std: Tensor
     grid: tuple[int, int, int]
     tokens: int
 
     @property
     def pixels(self) -> Tensor:
-        """(S, C*h*w) float32, normalised."""
-        return self.patches.float().mul_(self.scale).sub_(self.shift).flatten(1)
+        """(S, C*h*w) float32, normalised: to the last bit what transformers' processor gives, which rescales in float64."""
+        return self.patches.double().mul_(self.scale).float().sub_(self.mean).div_(self.std).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -132,12 +133,11 @@ def cut(image: Image.Image, settings: Qwen2VLImageProcessorPil) -> tuple[Tensor,
     return torch.from_numpy(units.reshape(rows * columns, 3, side**2)), (1, rows, columns)
 
 
-def normalisation(settings: Qwen2VLImageProcessorPil) -> tuple[Tensor, Tensor]:
-    """(C, 1) scale and shift that make the settings' rescaling and normalisation one step."""
+def normalisation(settings: Qwen2VLImageProcessorPil) -> tuple[float, Tensor, Tensor]:
+    """The settings' rescaling factor and (C, 1) mean and deviation; 1, 0 and 1 for steps that are switched off."""
     mean = torch.tensor(settings.image_mean if settings.do_normalize else [0.0] * 3)
     std = torch.tensor(settings.image_std if settings.do_normalize else [1.0] * 3)
-    scale = settings.rescale_factor if settings.do_rescale else 1.0
-    return (scale / std)[:, None], (mean / std)[:, None]
+    return settings.rescale_factor if settings.do_rescale else 1.0, mean[:, None], std[:, None]
 
 
 class Processor:
