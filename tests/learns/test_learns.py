@@ -51,6 +51,6 @@ def test_a_denoiser_learns_its_targets(name, control):
     torch.manual_seed(0)
     policy, method = FlowPolicy(2, 2), get(name)()
     before = problems.point_level(policy)
-    problems.train(policy, method, problems.point_collect(policy, method.needs.members), 40, 3e-3, control, parts=2, epochs=2)
+    problems.train(policy, method, problems.point_collect(policy, method.needs.members), 28, 3e-3, control, parts=2, epochs=2)
     after = problems.point_level(policy)
     assert after > 0.8 * before if control else after < 0.5 * before

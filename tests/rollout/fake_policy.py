@@ -34,8 +34,8 @@ def scripted(answers: dict[str, str]) -> Callable[[Sequence[int]], torch.Tensor]
 
 
 class FakeCohort:
-    def __init__(self, rows: list[list[int]]):
-        self.rows = rows
+    def __init__(self, rows: list[list[int]], room: int):
+        self.rows, self.room = rows, room
 
     def keep(self, index_R: torch.Tensor) -> None:
         self.rows = [self.rows[i] for i in index_R.tolist()]
@@ -78,14 +78,15 @@ class FakePolicy:
 
     def prefill(self, prefixes, suffixes, room):
         self.prefilled.append([p.key for p in prefixes])
-        self.room = room
         rows = [[*p.data, *suffix] for p, mine in zip(prefixes, suffixes, strict=True) for suffix in mine]
-        return FakeCohort(rows), torch.stack([self.logits(r) for r in rows])
+        return FakeCohort(rows, room), torch.stack([self.logits(r) for r in rows])
 
     def decode(self, cohorts, tokens):
         self.counts["decode"] += 1
         out = []
         for cohort, token_R in zip(cohorts, tokens, strict=True):
+            cohort.room -= 1
+            assert cohort.room >= 0, "more tokens decoded than the cohort has room for"
             for row, token in zip(cohort.rows, token_R.tolist(), strict=True):
                 row.append(token)
             out.append(torch.stack([self.logits(r) for r in cohort.rows]))
