@@ -6,10 +6,11 @@ all that TRL needs and changes nothing that is timed.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,16 +111,6 @@ def run(
         data = Dataset.from_list(table).cast_column("image", ImageColumn())
         trainer = GRPOTrainer(model=model, processing_class=processor, reward_funcs=scored, args=config, train_dataset=data)
         trainer.add_callback(Timer())
-        with _stock_logging():
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its summary; standard output is reserved for the result
             trainer.train()
     return times
-
-
-@contextmanager
-def _stock_logging() -> Iterator[None]:
-    """TRL prints a summary dictionary at the end of training; standard output is reserved for the result."""
-    import contextlib
-    import sys
-
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
