@@ -6,6 +6,7 @@ outer corner of the top left pixel; boxes are [x1, y1, x2, y2].
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -194,9 +195,7 @@ def glyph(char: str, rng: np.random.Generator, box: Box, side: int, width: float
 
     for stroke in variants[int(rng.integers(len(variants)))]:
         dense = [
-            place((a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t))
-            for a, b in zip(stroke, stroke[1:], strict=False)
-            for t in (0, 0.25, 0.5, 0.75)
+            place((a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t)) for a, b in itertools.pairwise(stroke) for t in (0, 0.25, 0.5, 0.75)
         ]
         dense.append(place(stroke[-1]))
         pen.line(dense, fill=255, width=max(1, round(width)), joint="curve")
@@ -237,7 +236,8 @@ def blurred(text: str, rng: np.random.Generator) -> Image.Image:
         u, v = (1 - wide) / 2 + rng.normal(0, 0.04), (1 - high) / 2
         fine = glyph(char, rng, (64 * u, 64 * v, 64 * (u + wide), 64 * (v + high)), 64, rng.uniform(6, 11))
         small = fine.resize((coarse, coarse), Image.Resampling.BOX)
-        small = small.point(lambda p, gain=rng.uniform(1.0, 1.4): min(255, int(p * gain)))
+        gain = rng.uniform(1.0, 1.4)
+        small = small.point([min(255, int(p * gain)) for p in range(256)])
         up = small.resize((max(1, round(cell * SS)), max(1, round(tall * SS))), resample)
         mask.paste(up, (round((x0 + i * cell) * SS), round(y0 * SS)))
     return mask

@@ -22,12 +22,12 @@ from fovea.tasks.worlds import draw
 COLOURS = tuple(draw.PALETTE)
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 PLURAL = {s: s + ("es" if s == "cross" else "s") for s in SHAPES}
-WORDS = (
-    "CAT HAT RAT PAT CAP TAP LAP NAP CAN PAN TAN RAN PEN TEN HEN NET PET LET ATE EAT TEA PEA ACE ARE EAR ART TAR CAR HER ARC ACT ANT APE "
-    "LEAP HEAT NEAT PEAR TEAR NEAR HEAR REAL TALE LATE PALE LANE CANE CARE RARE HARE CHAT THAN THEN PLAN CLAN PART CART CHAR RENT LENT TENT "
-    "CELL TELL HALL TALL CALL REAP CAPE TAPE RATE HATE PLEA LEAN EARN NEAT RACE LACE PACE PEACH TEACH REACH CHEAP LATER PLANT PLATE LEARN "
-    "PEARL PANEL LANCE CLEAR CHART HEART EARTH"
-).split()
+WORDS = """
+    CAT HAT RAT PAT CAP TAP LAP NAP CAN PAN TAN RAN PEN TEN HEN NET PET LET ATE EAT TEA PEA ACE ARE EAR ART TAR CAR HER ARC ACT
+    ANT APE LEAP HEAT NEAT PEAR TEAR NEAR HEAR REAL TALE LATE PALE LANE CANE CARE RARE HARE CHAT THAN THEN PLAN CLAN PART CART
+    CHAR RENT LENT TENT CELL TELL HALL TALL CALL REAP CAPE TAPE RATE HATE PLEA LEAN EARN NEAT RACE LACE PACE PEACH TEACH REACH
+    CHEAP LATER PLANT PLATE LEARN PEARL PANEL LANCE CLEAR CHART HEART EARTH
+""".split()
 WORDS = tuple(sorted({w for w in WORDS if w[-1] != w[-2]}))
 
 
@@ -63,7 +63,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Item:
-    """A question before it becomes a Task. `paint` draws the picture (kept lazy: rejected draws cost nothing); `gold` is the answer as text."""
+    """A question before it becomes a Task. `paint` draws the picture when asked (rejected draws cost nothing); `gold` is the answer as text."""
 
     question: str
     gold: str
@@ -116,10 +116,14 @@ def scene_key(things: Sequence[Thing]) -> tuple[Any, ...]:
     return ("scene", *((t.cell, t.colour, t.shape) for t in things))
 
 
-def scene_caption(things: Sequence[Thing]) -> str:
-    """All nine cells in reading order, rows separated by a slash: ``red star none none / ...``."""
-    by_cell = {t.cell: t.name for t in things}
+def survey(things: Sequence[Thing], note: Callable[[Thing], str] | None = None) -> str:
+    """All nine cells in reading order, rows separated by a slash, a note after some shapes: ``red star 1 none none / ...``."""
+    by_cell = {t.cell: " ".join(w for w in (t.name, note(t) if note else "") if w) for t in things}
     return " / ".join(" ".join(by_cell.get(3 * row + col, "none") for col in range(3)) for row in range(3))
+
+
+def scene_caption(things: Sequence[Thing]) -> str:
+    return survey(things)
 
 
 def scene_boxes(things: Sequence[Thing]) -> str:
@@ -140,15 +144,23 @@ def shapes_item(rng: np.random.Generator, things: tuple[Thing, ...], **kw: Any) 
     return Item(caption=scene_caption(things), key=scene_key(things), paint=paint, things=things, **kw)
 
 
-def listing(things: Sequence[Thing], counted: Callable[[Thing], bool]) -> str:
-    """Everything in reading order with a running number after each shape that counts: ``red star 1 blue circle red cross 2``."""
-    words, n = [], 0
-    for t in things:
-        words.append(t.name)
-        if counted(t):
-            n += 1
-            words.append(str(n))
-    return " ".join(words)
+def tally(kind: Callable[[Thing], Any]) -> Callable[[Thing], str]:
+    """A note for `survey`: the running number of shapes of the same `kind`; None is not counted. It counts in reading order."""
+    seen: dict[Any, int] = {}
+
+    def note(t: Thing) -> str:
+        k = kind(t)
+        if k is None:
+            return ""
+        seen[k] = seen.get(k, 0) + 1
+        return str(seen[k])
+
+    return note
+
+
+def placed(*targets: Thing) -> Callable[[Thing], str]:
+    """A note for `survey`: where the targets are."""
+    return lambda t: t.place if any(t is o for o in targets) else ""
 
 
 def miscount(n: int) -> str:
@@ -174,7 +186,7 @@ def count(rng: np.random.Generator, level: int) -> Item:
     ask = one(rng, ("How many {} are there?", "Count the {}."))
     return shapes_item(
         rng, things, question=ask.format(target), gold=str(k), answer=k, verifier="number", params={"tolerance": 0},
-        look=listing(things, counted), glance=miscount(k),
+        look=survey(things, tally(lambda t: True if counted(t) else None)), glance=miscount(k),
     )  # fmt: skip
 
 
@@ -184,11 +196,10 @@ def colour(rng: np.random.Generator, level: int) -> Item:
     others_c, others_s = [c for c in COLOURS if c != target], [s for s in SHAPES if s != shape]
     pairs = [(target, shape)] + [(one(rng, others_c if i == 0 else COLOURS), one(rng, others_s)) for i in range(crowd(rng, level) - 1)]
     things = scatter(rng, pairs)
-    where = next(i for i, t in enumerate(things) if t.shape == shape)
     ask = one(rng, ("What colour is the {}?", "Which colour has the {}?"))
     return shapes_item(
         rng, things, question=ask.format(shape), gold=target, answer=target,
-        look=" ".join(t.name for t in things[: where + 1]), glance=next(t.colour for t in things if t.colour != target),
+        look=survey(things), glance=next(t.colour for t in things if t.colour != target),
     )  # fmt: skip
 
 
@@ -206,7 +217,7 @@ def relation(rng: np.random.Generator, level: int) -> Item:
     a, b = (next(t for t in things if t.cell == c) for c in (first, second))
     return shapes_item(
         rng, things, question=f"Where is the {a.name} relative to the {b.name}: left, right, above or below?", gold=gold, answer=gold,
-        look=f"{a.name} {a.place} {b.name} {b.place}", glance=OPPOSITE[gold],
+        look=survey(things, placed(a, b)), glance=OPPOSITE[gold],
     )  # fmt: skip
 
 
@@ -223,18 +234,16 @@ def compare(rng: np.random.Generator, level: int) -> Item:
     labels = [kinds[0]] * a + [kinds[1]] * b + [one(rng, kinds[2:]) for _ in range(n - a - b)]
     pairs = [(k, one(rng, SHAPES)) if on_colour else (one(rng, COLOURS), k) for k in labels]
     things = scatter(rng, pairs)
-    tally, words = {kinds[0]: 0, kinds[1]: 0}, []
-    for t in things:
-        words.append(t.name)
-        kind = t.colour if on_colour else t.shape
-        if kind in tally:
-            tally[kind] += 1
-            words.append(str(tally[kind]))
+
+    def kind(t: Thing) -> str | None:
+        label = t.colour if on_colour else t.shape
+        return label if label in kinds[:2] else None
+
     first, second = (kinds[0], kinds[1]) if on_colour else (PLURAL[kinds[0]], PLURAL[kinds[1]])
     gold = "same" if a == b else (first if a > b else second)
     return shapes_item(
         rng, things, question=f"Are there more {first} or {second}{' shapes' if on_colour else ''}, or the same?", gold=gold, answer=gold,
-        look=f"{' '.join(words)}, {first} {a} {second} {b}", glance=first if gold == second else second if gold == first else first,
+        look=f"{survey(things, tally(kind))}, {first} {a} {second} {b}", glance=second if gold == first else first,
     )  # fmt: skip
 
 
@@ -253,7 +262,7 @@ def odd(rng: np.random.Generator, level: int) -> Item:
     ask = one(rng, ("Which one is the odd one out by {}?", "All but one share their {}. Which one does not?"))
     return shapes_item(
         rng, things, question=ask.format("colour" if on_colour else "shape"), gold=gold, answer=gold,
-        look=f"{' '.join(t.name for t in things)}, {common} not {rare}", glance=wrong,
+        look=f"{survey(things)}, {common} not {rare}", glance=wrong,
     )  # fmt: skip
 
 
@@ -280,7 +289,7 @@ def find(rng: np.random.Generator, level: int) -> Item:
     ask = one(rng, ("Find the {}. Give its box.", "Where is the {}? Give the box."))
     return shapes_item(
         rng, things, question=ask.format(phrase), gold=numbers(t.box), answer=list(t.box), verifier="box_iou", params={"threshold": 0.5},
-        look=f"{t.name} {t.place}", glance=numbers(generous),
+        look=survey(things, placed(t)), glance=numbers(generous),
     )  # fmt: skip
 
 
@@ -291,7 +300,7 @@ def point(rng: np.random.Generator, level: int) -> Item:
     ask = one(rng, ("Point at the {}.", "Touch the {}: x and y?"))
     return shapes_item(
         rng, things, question=ask.format(phrase), gold=numbers(middle), answer=list(t.box), verifier="point_in_box",
-        look=f"{t.name} {t.place}", glance=numbers((round(wrong.cx), round(wrong.cy))),
+        look=survey(things, placed(t)), glance=numbers((round(wrong.cx), round(wrong.cy))),
     )  # fmt: skip
 
 
@@ -363,7 +372,8 @@ def two_step(rng: np.random.Generator, level: int) -> Item:
     things = scatter(rng, pairs)
     return shapes_item(
         rng, things, question=f"How many shapes have the colour of the {shape}, itself included?", gold=str(k), answer=k,
-        verifier="number", params={"tolerance": 0}, look=f"{hue} {shape}, {listing(things, lambda t: t.colour == hue)}", glance=miscount(k),
+        verifier="number", params={"tolerance": 0}, glance=miscount(k),
+        look=f"{survey(things)}, {hue} {shape}, {survey(things, tally(lambda t: True if t.colour == hue else None))}",
     )  # fmt: skip
 
 
