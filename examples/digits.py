@@ -3,7 +3,7 @@
     python examples/digits.py OUT --count 2000
     fovea train --data OUT
 
-Writes OUT/train.jsonl, OUT/heldout.jsonl and OUT/images/*.png (64 x 32 RGB). A digit's picture appears in one of the two splits only.
+Writes OUT/train.jsonl, OUT/heldout.jsonl and OUT/images/*.png (64 x 64 RGB). A digit's picture appears in one of the two splits only.
 """
 
 import argparse
@@ -16,10 +16,12 @@ from sklearn.datasets import load_digits
 
 
 def draw(left, right, side=32):
-    """Two (8, 8) pictures of ink 0..16 -> a 2·side x side RGB image, black on white."""
+    """Two (8, 8) pictures of ink 0..16 -> a square RGB image of 2·side pixels, black on white, the digits across its middle."""
     ink = np.concatenate([left, right], axis=1)
     grey = Image.fromarray((255 - ink * 255 / 16).astype("uint8")).resize((2 * side, side), Image.Resampling.BICUBIC)
-    return grey.convert("RGB")
+    page = Image.new("RGB", (2 * side, 2 * side), "white")
+    page.paste(grey.convert("RGB"), (0, side // 2))
+    return page
 
 
 def write(folder, name, pictures, labels, rng, count):

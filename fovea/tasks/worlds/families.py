@@ -63,7 +63,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Item:
-    """A question before it becomes a Task. `paint` draws the picture when asked (rejected draws cost nothing); `gold` is the answer as text."""
+    """A question before it becomes a Task. `paint` draws the picture when asked; `gold` is the answer as text."""
 
     question: str
     gold: str
