@@ -409,7 +409,7 @@ def test_the_digits_example_reads_as_it_is(tmp_path, monkeypatch):
     train, heldout = load(tmp_path, split="train"), load(tmp_path, split="heldout")
     assert (len(train), len(heldout)) == (48, 12)
     for task in (*train, *heldout):
-        assert task.images[0].size == (64, 32)
+        assert task.images[0].size == (64, 64)
         assert len(task.answer) == 2 and task.answer.isdigit()
 
     def halves(source):
