@@ -296,6 +296,23 @@ def test_rewards_are_booked_per_turn_and_segments_know_a_cut():
     assert collate([group]).reward_at_units().sum(1).tolist() == [1.5, 1.5, 1.5, 1.5]
 
 
+def test_several_steps_after_one_answer_add_up():
+    class Env:
+        def reset(self, task, seed):
+            return Observation(messages=task.prompt)
+
+        def step(self, action):
+            return Observation(), 0.5, False, False, {}
+
+    async def thrice(task, policy, env):
+        action = await policy.act(env.reset(task, policy.seed))
+        for _ in range(3):
+            env.step(action)
+
+    (group,) = Engine(FakePolicy(), program=thrice, environment=Env).rollout([ask("a")], 1, Sampling(max_new_tokens=3))
+    assert group.episodes[0].segments[0].reward == (1.5,)
+
+
 def test_every_token_records_its_version():
     async def chat_with_update(task, policy, env):
         await policy.act(Observation(messages=task.prompt))

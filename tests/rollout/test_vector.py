@@ -84,6 +84,14 @@ def test_greedy_members_do_not_depend_on_the_seed():
     assert torch.equal(cold.episodes[0].segments[0].actions, a.episodes[1].segments[0].actions) and cold.episodes[0].role == "sample"
 
 
+def test_no_random_number_is_used_twice_in_an_episode():
+    driver = engine(kind="gaussian")
+    driver.policy.head.weight.data.zero_()  # the action is then the noise itself
+    (group,) = driver.rollout(TASKS[:1], 1)
+    noise = group.episodes[0].segments[0].actions.flatten().tolist()
+    assert len(noise) >= 4 and len(set(noise)) == len(noise)
+
+
 def test_max_steps_cuts():
     groups = engine(max_steps=2).rollout(TASKS, 3)
     assert all(len(e.segments[0]) <= 2 for g in groups for e in g.episodes)
