@@ -123,7 +123,7 @@ class Cohort:
         if len(index) == self.R:
             return
         slots = self._slots()[index]
-        suffix = self.suffix.transpose(3, 4).flatten(2, 3)[:, :, slots]
+        suffix = torch.stack([self.keys.transpose(-1, -2), self.values]).transpose(3, 4).flatten(2, 3)[:, :, slots]
         self.length_R, self.turn = self.length_R[index], self.turn[index]
         prompts, self.owner_R = self.owner_R[index].unique(return_inverse=True)
         if len(prompts) < len(self.prefix_k[0]):
@@ -137,23 +137,25 @@ class Cohort:
         return self.owner_R * self.G + torch.arange(self.R) - first_N[self.owner_R]
 
     def _place(self, suffix: Tensor, used: int) -> None:
-        """Lay the rows' caches out in (N, G) slots: `suffix` becomes (2, layers, N, K, G, room, D)."""
+        """Lay the rows' caches out in (N, G) slots: `values` (layers, N, K, G, room, D), `keys` (..., D, room) ready for their product."""
         self.N = len(self.prefix_k[0])
         count_N = torch.bincount(self.owner_R, minlength=self.N)
         self.G = int(count_N.max()) if self.R else 0
         self.slot_R = None if bool((count_N == self.G).all()) else self._slots()
         self.level = bool((self.length_R == self.length_R[:1]).all())
-        two, layers, _, K, room, D = suffix.shape
-        self.suffix = suffix.new_zeros(two, layers, self.N, K, self.G, room, D)
+        _, layers, _, K, room, D = suffix.shape
+        self.room = room
+        self.keys = suffix.new_zeros(layers, self.N, K, self.G, D, room)
+        self.values = suffix.new_zeros(layers, self.N, K, self.G, room, D)
         if used:
             n, g = self._slots() // max(1, self.G), self._slots() % max(1, self.G)
-            self.suffix[:, :, n, :, g, :used] = suffix[..., :used, :].permute(2, 0, 1, 3, 4, 5)
+            held_k, held_v = suffix[..., :used, :].permute(0, 2, 1, 3, 4, 5)
+            self.keys[:, n, :, g, :, :used], self.values[:, n, :, g, :used] = held_k.transpose(-1, -2), held_v
 
     def begin(self) -> Tensor:
         """(R, 1, D / 2) rotation of the position that the next token takes; checks that there is room for it."""
         held = int(self.length_R.max()) if self.R else 0
-        room = self.suffix.shape[-2]
-        if held >= room:
+        if held >= self.room:
             raise ValueError(
                 f"decode: a row holds {held} tokens and the cohort was prefilled with room for no more; prefill with a larger `room`"
             )
@@ -169,7 +171,7 @@ class Cohort:
         """(N, 1, G, 1, P + used) 0 or -inf over prefix and suffix, None when nothing is masked."""
         if self.prefix_mask is None and self.level:
             return None
-        P, like = self.prefix_k[0].shape[-1], self.suffix
+        P, like = self.prefix_k[0].shape[-1], self.values
         mask = like.new_zeros(self.N, self.G, P + self.used)
         if self.prefix_mask is not None:
             mask[..., :P] = self.prefix_mask[:, None]
@@ -180,16 +182,16 @@ class Cohort:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(R, K * r, D) scaled queries and (R, K, D) new keys and values -> (R, K * r * D)."""
-        keys, values = self.suffix[0, layer], self.suffix[1, layer]
+        keys, values = self.keys[layer], self.values[layer]
         if self.level:
-            keys[:, :, :, self.used - 1], values[:, :, :, self.used - 1] = self._to_slots(k), self._to_slots(v)
+            keys[..., self.used - 1], values[..., self.used - 1, :] = self._to_slots(k), self._to_slots(v)
         else:
-            keys[self.n, :, self.g, self.length_R], values[self.n, :, self.g, self.length_R] = k, v
+            keys[self.n, :, self.g, :, self.length_R], values[self.n, :, self.g, self.length_R] = k, v
         prefix_k, prefix_v = self.prefix_k[layer], self.prefix_v[layer]
         P = prefix_k.shape[-1]
         q = self._to_slots(q.unflatten(1, (k.shape[1], -1))).contiguous()
         on_prefix = (q.flatten(2, 3) @ prefix_k).unflatten(2, (self.G, -1))
-        on_suffix = q @ keys[:, :, :, : self.used].transpose(-1, -2)
+        on_suffix = q @ keys[..., : self.used]
         scores = torch.cat([on_prefix, on_suffix], -1)
         if self.mask is not None:
             scores += self.mask
