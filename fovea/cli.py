@@ -92,7 +92,7 @@ def train(args: list[str]) -> int:
     run = api.train(recipe, out=options.out, resume=options.resume, quiet=options.quiet)
     print(f"run folder: {run.path}   report: {run.path / 'report.html'}")
     if run.before == run.before:
-        job = "main job" if recipe.data == "worlds" else recipe.name
+        job = "main job" if recipe.data == resolve("grpo", []).data else recipe.name
         print(f"{job}: held-out accuracy {run.before:.3f} -> {run.after:.3f} in {run.train_seconds:.0f} s")
     return 0
 

@@ -2,7 +2,7 @@
 
     python benchmarks/quality/main_job.py [--seeds 0 1 2 3 4] [--arms rl format random sft]
 
-Arms share base, tasks, seeds and compute. `rl` is the default recipe. `format` rewards a well-formed answer and nothing else, `random`
+Arms share base, tasks, seeds and compute. `rl` is the default recipe. `format` rewards exactly one answer tag and nothing else, `random`
 rewards by coin flip, `sft` imitates gold answers for as many seconds as `rl` trained. Every arm is measured on the same held-out tasks,
 1,000 for each family, greedily and sampled at temperature 1; the base also with pass@8. Each finished run is a file in `parts/`, so an
 interrupted benchmark goes on where it stopped; the table is `main_job.json`.
@@ -19,6 +19,8 @@ from typing import Any
 
 from common import HERE, PARTS, curve, provenance, read, write
 
+FAMILIES = ("count", "compare", "odd", "find", "point", "two_step")
+DATA = "worlds:" + ",".join(FAMILIES)
 ARMS = ("rl", "format", "random", "sft")
 
 
@@ -47,13 +49,13 @@ def one(arm: str, seed: int, per_family: int, threads: int) -> dict[str, Any]:
     import torch
 
     import fovea
-    from fovea import api
+    from fovea import api, verifiers
 
     torch.set_num_threads(threads)
     recipe = api.resolve("grpo", seed=seed, threads=threads, eval_tasks=0)
     stop = None
     if arm == "format":
-        recipe = recipe.replace(reward="format")
+        recipe = recipe.replace(reward=verifiers.format(tags=("answer",)))
     if arm == "random":
         recipe = recipe.replace(reward="random")
     if arm == "sft":
@@ -82,7 +84,7 @@ def base(per_family: int) -> dict[str, Any]:
     from fovea import api
 
     policy = api.load_policy("tiny")
-    result = api.evaluate(policy, "worlds", tasks=count(200), temperature=1.0, samples=8)
+    result = api.evaluate(policy, DATA, tasks=count(200), temperature=1.0, samples=8)
     passed: dict[str, list[bool]] = {}
     for g in result.groups:
         passed.setdefault(g.task.source, []).append(any(e.score and e.score.correct for e in g.episodes))
@@ -92,8 +94,8 @@ def base(per_family: int) -> dict[str, Any]:
 def measure(policy: Any, per_family: int) -> dict[str, Any]:
     from fovea import api
 
-    greedy = api.evaluate(policy, "worlds", tasks=count(per_family), temperature=0.0)
-    sampled = api.evaluate(policy, "worlds", tasks=count(per_family), temperature=1.0)
+    greedy = api.evaluate(policy, DATA, tasks=count(per_family), temperature=0.0)
+    sampled = api.evaluate(policy, DATA, tasks=count(per_family), temperature=1.0)
     return {
         "greedy": greedy.mean,
         "sampled": sampled.mean,
@@ -103,8 +105,6 @@ def measure(policy: Any, per_family: int) -> dict[str, Any]:
 
 
 def count(per_family: int) -> int:
-    from fovea.tasks.worlds import FAMILIES
-
     return per_family * len(FAMILIES)
 
 

@@ -1,4 +1,4 @@
-"""GRPO on ten families of visual questions: the default run.
+"""GRPO on six families of visual questions: the default run.
 
 The base sees well and answers well after a look, but mostly blurts an answer. The reward is whether the answer is right; nothing says how.
 """
@@ -9,6 +9,7 @@ from fovea.rollout.sampling import Sampling
 
 tiny = Recipe(
     name="grpo",
+    data="worlds:count,compare,odd,find,point,two_step",
     method=GRPO(beta=0.0),
     sampling=Sampling(max_new_tokens=64),
     tasks_per_step=32,

@@ -32,7 +32,8 @@ from fovea.policies.tiny_vlm.data import PROBE_GROUPS, PROBE_PLACES, Mixture, Ro
 class Stage:
     """Part of the schedule: `steps` optimizer steps on one mixture.
 
-    The learning rate goes from `lr` to `lr_end` along a half cosine after `warmup` steps; `probe` is the weight of the probe's loss.
+    The learning rate goes from `lr` to `lr_end` along a half cosine after `warmup` steps; `probe` is the weight of the probe's loss,
+    `conclusion` the weight of the tokens after the thinking.
     """
 
     steps: int
@@ -41,6 +42,7 @@ class Stage:
     warmup: int
     mix: Mixture
     probe: float = 0.0
+    conclusion: float = 1.0
 
 
 SHARDS = 2
@@ -49,13 +51,15 @@ TEXT = Mixture(pictures=0, texts=32)
 SEE = Mixture(pictures=32, texts=0, speak=False)
 PARTS = (("read", 0.6), ("find", 0.7), ("point", 0.7), ("relation", 0.8))
 LOOK = Mixture(pictures=16, texts=10, captions=0.3, weights=PARTS)
+ANSWER = Mixture(pictures=10, texts=24, captions=0.1, weights=PARTS)
 BLURT = Mixture(pictures=20, texts=2, captions=0.2, blurt=0.8, hasty=0.45)
 STAGES = (
     Stage(200, 3e-3, 3e-3, 30, TALLY),
     Stage(75, 3e-3, 3e-3, 10, TEXT),
     Stage(600, 3e-3, 1e-3, 30, SEE, probe=1.0),
     Stage(800, 2e-3, 1e-4, 20, LOOK, probe=0.2),
-    Stage(100, 3e-4, 3e-5, 10, BLURT),
+    Stage(260, 1e-3, 5e-5, 10, ANSWER, conclusion=5.0),
+    Stage(80, 3e-4, 3e-5, 10, BLURT),
 )
 
 
@@ -192,6 +196,7 @@ class Codec:
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
         self.pad, self.end = tokenizer.pad_token_id, tokenizer.eos_token_id
+        self.close = tokenizer.convert_tokens_to_ids("</think>")
         self.image_pad = tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self.tokens = (build.SIDE // build.PATCH // build.MERGE) ** 2
 
@@ -237,21 +242,34 @@ def embed(model: Any, codec: Codec, ids_BL: Tensor, image_B: Tensor, features_NP
     return x
 
 
-def speak_loss(model: Any, codec: Codec, features: Tensor, rows: list[Row], buckets: int = 3) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy of the response tokens (nats) and their accuracy.
+def speak_loss(
+    model: Any, codec: Codec, features: Tensor, rows: list[Row], buckets: int = 3, conclusion: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy of the response tokens (nats), those after the thinking weighted by `conclusion`, and their accuracy.
 
     Rows of similar length share a call, so little is padded; right padding needs no mask under causal attention.
     """
     rows = sorted(rows, key=lambda r: len(r.prompt) + len(r.response) + (60 if r.image >= 0 else 0))
-    logits, targets = [], []
+    logits, targets, weights = [], [], []
     for part in np.array_split(np.arange(len(rows)), buckets):
         packed = codec.pack([rows[i] for i in part])
         x = embed(model, codec, packed.ids, packed.image, features)
         hidden = read_text(model, x, packed.position).flatten(0, 1)[packed.where]
         logits.append(model.lm_head(rms(hidden, model.model.language_model.norm.weight)))
         targets.append(packed.target)
-    logit, target = torch.cat(logits), torch.cat(targets)
-    return F.cross_entropy(logit, target), (logit.argmax(-1) == target).float().mean()
+        weights.append(1 + (conclusion - 1) * after_thinking(packed, codec.close))
+    logit, target, weight = torch.cat(logits), torch.cat(targets), torch.cat(weights)
+    loss = (F.cross_entropy(logit, target, reduction="none") * weight).sum() / weight.sum()
+    return loss, (logit.argmax(-1) == target).float().mean()
+
+
+def after_thinking(packed: Packed, close: int) -> Tensor:
+    """1 for the targets of a row that stand behind its closing think tag, else 0."""
+    row, at = packed.where // packed.ids.shape[1], packed.where % packed.ids.shape[1]
+    closed = torch.full((len(packed.ids),), packed.ids.shape[1])
+    ends = packed.target == close
+    closed[row[ends]] = at[ends]
+    return (at > closed[row]).float()
 
 
 def build_probe(model: Any, seed: int) -> torch.nn.Linear:
@@ -371,7 +389,7 @@ def train(
                 images, targets, rows = step_rows(seed, number, SHARDS * step + shard, stage.mix)
                 features = encode(model, patchify(images)) if len(images) else torch.zeros(0)
                 probed, named = probe_loss(probe, features, targets) if stage.probe else nothing
-                spoken, right = speak_loss(model, codec, features, rows) if rows else nothing
+                spoken, right = speak_loss(model, codec, features, rows, conclusion=stage.conclusion) if rows else nothing
                 ((spoken + stage.probe * probed) / SHARDS).backward()
                 seen.append((spoken.item(), right.item(), probed.item(), named.item()))
             share_gradients(learners, workers)

@@ -59,6 +59,7 @@ def make(family: str, index: int, split: str = "train", seed: int = 0, level: in
         "split": split,
         "key": repr(item.key),
         "gold": item.gold,
+        "response": f"<answer>{item.gold}</answer>",
         "look": item.look,
         "glance": item.glance,
         "caption": item.caption,
@@ -83,7 +84,7 @@ def describe(task: Task) -> str:
 
 def gold_response(task: Task) -> str:
     """A response that earns the full score."""
-    return f"<answer>{task.meta['gold']}</answer>"
+    return task.meta["response"]
 
 
 def glance_response(task: Task) -> str:
