@@ -1,8 +1,9 @@
 """Make the tiny base: ``python -m fovea.policies.tiny_vlm.pretrain --out DIR --seed 0``.
 
-Stage 1 teaches to see and to reason in text: dense captions, questions answered after a short look, text-only practice.
-Stage 2 adds the habit that reinforcement learning will find: most answers are blurted out without a look, by an annotator who is
-sometimes hasty (the parts are in `STAGES`). The result sees well, answers well after a look, and mostly does not look.
+First the text model learns to tally and to look things up, without pictures; then the vision tower learns through a linear probe; then
+both together: captions, and questions answered after a look that surveys all nine cells. The last stage adds the habit that reinforcement
+learning will find: most answers are blurted out without a look, by an annotator who is often hasty (the parts are in `STAGES`). The result
+sees well, answers well after a look, and mostly does not look.
 
 Speed on a CPU: the patch embedding is one matrix product, vision attention is one call for all pictures of a step, every picture is
 encoded once for all its rows, and the vocabulary projection is computed for response tokens only.
