@@ -80,8 +80,9 @@ class Bench:
         self.result: dict[str, Any] = {"exact": None, "cells": [], "physics_ratio": None, "g16_over_g4": None}
         if args.resume and args.out.exists():
             self.result |= json.loads(args.out.read_text())
+        before = [self.result["command"]] if "command" in self.result else []
         self.result |= {
-            "command": shlex.join(["fovea", "bench", "step", *self._command()]),
+            "command": " && ".join([*before, shlex.join(["fovea", "bench", "step", *self._command()])]),
             "commit": measure.commit(),
             "hardware": measure.hardware(),
             "versions": measure.versions(),
@@ -89,7 +90,8 @@ class Bench:
 
     def _command(self) -> list[str]:
         vs = ["--vs", self.args.vs] if self.args.vs else []
-        return [*vs, "--cells", self.args.cells, "--repeats", str(self.args.repeats), "--json"]
+        resume = ["--resume"] if self.args.resume else []
+        return [*vs, "--cells", self.args.cells, "--repeats", str(self.args.repeats), *resume, "--json"]
 
     def run(self) -> int:
         if not self.check():

@@ -48,6 +48,7 @@ def test_resume_keeps_what_was_measured(small, tmp_path):
     run(out, "--resume")
     second = json.loads(out.read_text())
     assert second["cells"] == first["cells"] and second["g16_over_g4"] == first["g16_over_g4"]
+    assert second["command"].split(" && ")[0] == first["command"] and "--resume" in second["command"]
 
 
 def test_an_inexact_step_is_not_timed(small, tmp_path, monkeypatch, capsys):
