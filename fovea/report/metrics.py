@@ -213,10 +213,12 @@ def interval(successes: float, n: int, level: float = 0.95) -> tuple[float, floa
       successes: how many of the n were correct.
       level: coverage, 0.95 by default (z = 1.96).
     Returns:
-      (low, high) within [0, 1]; (0, 1) for n = 0.
+      (low, high) within [0, 1]; (0, 1) for n = 0; NaN for scores that are no fraction of n.
     """
     if n <= 0:
         return 0.0, 1.0
+    if not 0 <= successes <= n:
+        return math.nan, math.nan
     z, p = statistics.NormalDist().inv_cdf(0.5 + level / 2), successes / n
     shrink = 1 + z * z / n
     centre = (p + z * z / (2 * n)) / shrink

@@ -38,9 +38,9 @@ class Evaluation:
         return sum(values) / len(values) if values else float("nan")
 
     def metrics(self, prefix: str = "eval") -> dict[str, float]:
-        """Mean over sources, accuracy per source, and the 95 % interval of all answers pooled."""
-        total = sum(self.count.values())
-        low, high = interval(sum(self.correct.values()), total) if total else (float("nan"), float("nan"))
+        """Mean over sources, accuracy per source, and the 95 % interval of all answers pooled (none for scores outside 0 to 1)."""
+        total, right = sum(self.count.values()), sum(self.correct.values())
+        low, high = interval(right, total)
         return {
             f"{prefix}/accuracy": self.mean,
             f"{prefix}/accuracy_low": low,

@@ -86,6 +86,7 @@ class Session:
         self.optimizer = self.adam.build(policy)
         self.state = State()
         self.checkpoints = Path(folder.path) / "checkpoints"
+        self._collected = collector.state_dict()  # as of the last complete step: what a checkpoint must hold
         self._stop = threading.Event()
 
     # -- resuming -------------------------------------------------------------------------------------------------------------
@@ -105,6 +106,7 @@ class Session:
             )
         ckpt.load_optimizer(checkpoint, self.optimizer)
         self.collector.load_state_dict(stored["collector"])
+        self._collected = stored["collector"]
         self.state = State(**stored["run"])
         self.policy.version = self.state.version
         self.folder.truncate(self.state.step)
@@ -114,7 +116,7 @@ class Session:
         content = {
             "fingerprint": self.recipe.fingerprint(),
             "recipe": self.recipe.to_json(),
-            "collector": self.collector.state_dict(),
+            "collector": self._collected,
             "run": run,
         }
         saved = ckpt.save(self.checkpoints, self.state.step, self.policy, self.optimizer, content)
@@ -143,6 +145,7 @@ class Session:
 
     def _step(self) -> bool:
         recipe, state, clock = self.recipe, self.state, _Clock()
+        self._check_stop()
         context = Context(state.step, recipe.steps, state.version)
         groups, metrics = self.collector.collect(context, lambda done, total, *_: self.console.phase("generate", done, total))
         self._check_stop()
@@ -153,6 +156,7 @@ class Session:
         metrics |= batch_metrics(batch) | self._update(parts, groups, state.step)
         clock.lap("update")
         state.step += 1
+        self._collected = self.collector.state_dict()
         state.train_seconds += clock.total
         metrics |= time_metrics(
             {**clock.seconds, "step": clock.total}, metrics.get("length/tokens", 0.0), metrics.get("length/episodes", 0.0)
