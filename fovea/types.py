@@ -226,7 +226,8 @@ class Verifier(Protocol):
     `scope` is "episode" when episodes are judged independently (then scoring overlaps with generation) and "group" otherwise.
     """
 
-    scope: str
+    @property
+    def scope(self) -> str: ...
 
     def score(self, group: Group, context: Context) -> list[Score]: ...
 

@@ -6,6 +6,7 @@ norms and rotations have fused backwards, and keys and values can be kept for de
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,7 +16,12 @@ from fovea.policies.shared_prefix import Layout, two_streams
 
 
 def run(
-    text: Any, x_LC: Tensor, positions_3L: Tensor, layout: Layout, deep: tuple[Tensor, Tensor] | None = None, keep: list | None = None
+    text: Any,
+    x_LC: Tensor,
+    positions_3L: Tensor,
+    layout: Layout,
+    deep: tuple[Tensor, Sequence[Tensor]] | None = None,
+    keep: list | None = None,
 ) -> Tensor:
     """Hidden states (after the final norm) of the last token of each prefix and of all answer tokens: (N + answers, C).
 

@@ -162,14 +162,17 @@ def attend_segments(q_SHD: Tensor, k_SHD: Tensor, v_SHD: Tensor, lengths: tuple[
     groups = _groups(lengths)
     if len(groups) == 1:
         return _attend(q_SHD, k_SHD, v_SHD, lengths[0], scale)
-    parts = [_attend(*(x.index_select(0, index) for x in (q_SHD, k_SHD, v_SHD)), length, scale) for length, index in groups]
+    parts = []
+    for length, index in groups:
+        q, k, v = (x.index_select(0, index) for x in (q_SHD, k_SHD, v_SHD))
+        parts.append(_attend(q, k, v, length, scale))
     back = torch.cat([index for _, index in groups]).argsort()
     return torch.cat(parts).index_select(0, back)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, length: int, scale: float) -> Tensor:
-    blocks = [x.unflatten(0, (-1, length)).transpose(1, 2) for x in (q, k, v)]
-    return F.scaled_dot_product_attention(*blocks, scale=scale).transpose(1, 2).flatten(0, 1)
+    q, k, v = (x.unflatten(0, (-1, length)).transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(0, 1)
 
 
 @lru_cache(maxsize=256)

@@ -327,7 +327,7 @@ class _Reader:
         problem = _gold_problem(task)
         if problem:
             return None, [Bad(row.file, row.number, self.columns["answer"], problem, f"an answer that verifier {task.verifier!r} can read")]
-        return Item(row, task, tuple(pictures)), []
+        return Item(row, task, tuple(pictures or ())), []
 
     def _cell(self, row: Row, name: str) -> Any:
         column = self.columns.get(name)

@@ -115,7 +115,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2_5_VLForC
 def save(model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, out: Path, dtype: torch.dtype) -> None:
     """Write a checkpoint folder with weights of `dtype`; the model in memory keeps its own."""
     out.mkdir(parents=True, exist_ok=True)
-    copy = Qwen2_5_VLForConditionalGeneration(model.config)
+    copy: Any = Qwen2_5_VLForConditionalGeneration(model.config)
     copy.load_state_dict(model.state_dict())
     copy.generation_config = model.generation_config
     copy.to(dtype).save_pretrained(out)

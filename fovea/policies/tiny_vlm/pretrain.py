@@ -121,7 +121,7 @@ def block_forward(x: Tensor, cos: Tensor, sin: Tensor, w: dict[str, Any], heads:
     return FUSED["after"](x, mixed, w["out"], w["out_bias"], w["norm2"], w["gate_up"], w["gate_up_bias"], w["down"], w["down_bias"])
 
 
-def text_weights(layer: Any) -> dict[str, Tensor]:
+def text_weights(layer: Any) -> dict[str, Any]:
     a, m = layer.self_attn, layer.mlp
     return {
         "norm1": layer.input_layernorm.weight,

@@ -215,8 +215,8 @@ def handwritten(text: str, rng: np.random.Generator) -> Image.Image:
     mask = np.zeros((side, side), np.uint8)
     for i, char in enumerate(text):
         dy, gap = rng.normal(0, 1.0), 0.12 * slot
-        box = (x0 + i * slot + gap, y0 + dy, x0 + (i + 1) * slot - gap, y0 + tall + dy)
-        mask = np.maximum(mask, np.asarray(glyph(char, rng, tuple(c * SS for c in box), side, width)))
+        left, right, top, low = x0 + i * slot + gap, x0 + (i + 1) * slot - gap, y0 + dy, y0 + tall + dy
+        mask = np.maximum(mask, np.asarray(glyph(char, rng, (SS * left, SS * top, SS * right, SS * low), side, width)))
     return Image.fromarray(mask)
 
 
