@@ -49,6 +49,8 @@ class Model(nn.Module):
             nn.init.zeros_(self.value.bias)
         self.features: Cache[Features] = Cache(512 << 20, lambda f: f.nbytes)
         self.features_of: Any = None
+        # walking the modules costs as much as a layer of decoding, so the parameters that `_stamp` watches are listed once
+        self.text_parameters, self.visual_parameters = tuple(self.text.parameters()), tuple(self.visual.parameters())
 
     @property
     def text(self) -> Any:
@@ -294,7 +296,7 @@ class HFVLM:
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in model.visual.parameters())
         found: dict[str, Features] = {}
         if not trained:
-            stamp = _stamp(model.visual)
+            stamp = _stamp(model.visual_parameters)
             if stamp != model.features_of:
                 model.features.clear()
                 model.features_of = stamp
@@ -345,7 +347,7 @@ class HFVLM:
         return Cohort(prefix_k, prefix_v, mask, owner_R, suffix, length_R, torch.complex(cos, sin))
 
     def _weights(self) -> generation.Weights:
-        stamp = _stamp(self.model.text)
+        stamp = _stamp(self.model.text_parameters)
         if self._fused is None or self._fused[0] != stamp:
             self._fused = (stamp, generation.fuse(self.model.text, self.model.vlm.lm_head.weight))
         return self._fused[1]
@@ -382,9 +384,9 @@ def _states_before(owner_B: Tensor, held_B: Tensor, T: int, N: int) -> Tensor:
     return index_BT.clamp_max(N + int(held_B.sum()) - 1)
 
 
-def _stamp(module: nn.Module) -> tuple[int, ...]:
-    """Changes whenever a weight is written in place or replaced."""
-    return tuple(x for p in module.parameters() for x in (p._version, p.data_ptr()))
+def _stamp(parameters: Sequence[nn.Parameter]) -> tuple[int, ...]:
+    """Changes whenever a weight is written in place or its storage is replaced."""
+    return tuple([x for p in parameters for x in (p._version, p.data_ptr())])
 
 
 def _freeze(vlm: Any, freeze: Sequence[str]) -> None:

@@ -147,14 +147,21 @@ def inverse_cdf(weight_RV: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
     cumulative_RN = block_sums(weight_RV).cumsum(1)
     total_R = cumulative_RN[:, -1]
     target_R = uniform_R * total_R
+    if V <= BLOCK:
+        return _inside(weight_RV.double(), target_R), total_R
     n_R = torch.searchsorted(cumulative_RN, target_R[:, None], right=True)[:, 0].clamp(max=cumulative_RN.shape[1] - 1)
     before_R = torch.where(n_R > 0, cumulative_RN.gather(1, (n_R - 1).clamp(min=0)[:, None])[:, 0], 0.0)
     index_RJ = n_R[:, None] * BLOCK + torch.arange(BLOCK, device=weight_RV.device)
     inside_RJ = weight_RV.gather(1, index_RJ.clamp(max=V - 1)).double() * (index_RJ < V)
-    j_R = torch.searchsorted(inside_RJ.cumsum(1), (target_R - before_R)[:, None], right=True)[:, 0]
-    # rounding can point past the last positive weight of the block: take that one
-    last_R = BLOCK - 1 - (inside_RJ > 0).int().flip(1).argmax(1)
-    return n_R * BLOCK + torch.minimum(j_R, last_R), total_R
+    return n_R * BLOCK + _inside(inside_RJ, target_R - before_R), total_R
+
+
+def _inside(weight_RJ: Tensor, target_R: Tensor) -> Tensor:
+    """The entry whose share of the cumulative weight covers `target_R`; the last positive one where rounding points past it."""
+    cumulative_RJ = weight_RJ.cumsum(1)
+    j_R = torch.searchsorted(cumulative_RJ, target_R[:, None], right=True)[:, 0]
+    last_R = torch.searchsorted(cumulative_RJ, cumulative_RJ[:, -1:].contiguous())[:, 0]
+    return torch.minimum(j_R, last_R)
 
 
 def truncate(weight_RV: Tensor, top_k: int, top_p: float) -> Tensor:
