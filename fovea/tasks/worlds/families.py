@@ -163,6 +163,11 @@ def placed(*targets: Thing) -> Callable[[Thing], str]:
     return lambda t: t.place if any(t is o for o in targets) else ""
 
 
+def named(counts: Callable[[Thing], bool]) -> Callable[[Thing], str]:
+    """A note for `survey`: the colour again, ``is red``, where a thing counts."""
+    return lambda t: f"is {t.colour}" if counts(t) else ""
+
+
 def miscount(n: int) -> str:
     """One is missed; nothing is seen as one."""
     return str(n - 1) if n > 1 else str(n + 1)
@@ -186,7 +191,7 @@ def count(rng: np.random.Generator, level: int) -> Item:
     ask = one(rng, ("How many {} are there?", "Count the {}."))
     return shapes_item(
         rng, things, question=ask.format(target), gold=str(k), answer=k, verifier="number", params={"tolerance": 0},
-        look=survey(things, tally(lambda t: True if counted(t) else None)), glance=miscount(k),
+        look=survey(things, tally(lambda t: counted(t) or None)), glance=miscount(k),
     )  # fmt: skip
 
 
@@ -199,7 +204,7 @@ def colour(rng: np.random.Generator, level: int) -> Item:
     ask = one(rng, ("What colour is the {}?", "Which colour has the {}?"))
     return shapes_item(
         rng, things, question=ask.format(shape), gold=target, answer=target,
-        look=survey(things), glance=next(t.colour for t in things if t.colour != target),
+        look=survey(things, named(lambda t: t.shape == shape)), glance=next(t.colour for t in things if t.colour != target),
     )  # fmt: skip
 
 
@@ -217,7 +222,7 @@ def relation(rng: np.random.Generator, level: int) -> Item:
     a, b = (next(t for t in things if t.cell == c) for c in (first, second))
     return shapes_item(
         rng, things, question=f"Where is the {a.name} relative to the {b.name}: left, right, above or below?", gold=gold, answer=gold,
-        look=survey(things, placed(a, b)), glance=OPPOSITE[gold],
+        look=f"{survey(things, placed(a, b))}, {a.name} {a.place}, {b.name} {b.place}", glance=OPPOSITE[gold],
     )  # fmt: skip
 
 
@@ -262,7 +267,7 @@ def odd(rng: np.random.Generator, level: int) -> Item:
     ask = one(rng, ("Which one is the odd one out by {}?", "All but one share their {}. Which one does not?"))
     return shapes_item(
         rng, things, question=ask.format("colour" if on_colour else "shape"), gold=gold, answer=gold,
-        look=f"{survey(things)}, {common} not {rare}", glance=wrong,
+        look=f"{survey(things, None if on_colour else lambda t: t.colour)}, {common} not {rare}", glance=wrong,
     )  # fmt: skip
 
 
@@ -325,6 +330,15 @@ def read(rng: np.random.Generator, level: int) -> Item:
 RANKS = (("tallest", -1), ("shortest", 0))
 
 
+def best_so_far(value: Mapping[str, int], sign: int) -> str:
+    """Every bar, and behind it the tallest (`sign` 1) or shortest (-1) up to there: ``red 3 so red 3 / blue 7 so blue 7``."""
+    best, parts = "", []
+    for name, height in value.items():
+        best = name if not best or sign * height > sign * value[best] else best
+        parts.append(f"{name} {height} so {best} {value[best]}")
+    return " / ".join(parts)
+
+
 def chart(rng: np.random.Generator, level: int) -> Item:
     """Three to five bars; level 1 asks a height, level 2 also an extreme, level 3 also a difference."""
     n = level + 2
@@ -340,16 +354,17 @@ def chart(rng: np.random.Generator, level: int) -> Item:
     if kind == "height":
         asked = one(rng, names)
         question, gold = f"How tall is the {asked} bar?", str(value[asked])
+        look = " ".join(f"{c} {v} is {v}" if c == asked else f"{c} {v}" for c, v in value.items())
         glance = miscount(value[asked])
     elif kind == "extreme":
         word, rank = one(rng, RANKS)
         ranked = sorted(names, key=lambda c: value[c])
         question, gold = f"Which bar is the {word}?", ranked[rank]
-        glance = ranked[1 if rank == 0 else -2]
+        look, glance = best_so_far(value, -1 if rank == 0 else 1), ranked[1 if rank == 0 else -2]
     else:
         high, low = sorted(pick(rng, names, 2), key=lambda c: -value[c])
         question, gold = f"How much taller is the {high} bar than the {low} bar?", str(value[high] - value[low])
-        look, glance = f"{look}, {value[high]} - {value[low]}", miscount(value[high] - value[low])
+        look, glance = f"{look}, {high} {value[high]} {low} {value[low]}", miscount(value[high] - value[low])
     if kind != "extreme":
         numeric = {"verifier": "number", "params": {"tolerance": 0}, "answer": int(gold)}
     paper = draw.PAPERS[int(rng.integers(len(draw.PAPERS)))]
@@ -373,7 +388,7 @@ def two_step(rng: np.random.Generator, level: int) -> Item:
     return shapes_item(
         rng, things, question=f"How many shapes have the colour of the {shape}, itself included?", gold=str(k), answer=k,
         verifier="number", params={"tolerance": 0}, glance=miscount(k),
-        look=f"{survey(things)}, {hue} {shape}, {survey(things, tally(lambda t: True if t.colour == hue else None))}",
+        look=f"{survey(things, named(lambda t: t.shape == shape))}, {hue}, {survey(things, tally(lambda t: t.colour == hue or None))}",
     )  # fmt: skip
 
 
