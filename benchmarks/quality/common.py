@@ -8,6 +8,8 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,13 @@ def write(path: Path, value: Any) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(value, indent=1) + "\n")
     partial.rename(path)
+
+
+def run_parts(commands: Iterable[list[str]], jobs: int) -> None:
+    """Run every command in a process of its own, `jobs` at a time; the first that fails stops the benchmark."""
+    with ThreadPoolExecutor(jobs) as pool:
+        for done in [pool.submit(subprocess.run, command, check=True) for command in commands]:
+            done.result()
 
 
 def provenance() -> dict[str, Any]:

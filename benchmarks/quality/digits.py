@@ -15,22 +15,22 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import HERE, PARTS, curve, provenance, read, write
+from common import HERE, PARTS, curve, provenance, read, run_parts, write
 
-CHANGES: dict[str, Any] = {"sampling__max_new_tokens": 24, "eval_tasks": 0}
+CHANGES: dict[str, Any] = {"sampling__max_new_tokens": 24, "learning_rate": 3e-4, "steps": 100, "eval_tasks": 0}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one is not None:
         return write(PARTS / f"digits-{options.one}.json", one(options.one, options.threads))
-    for seed in options.seeds:
-        if not (PARTS / f"digits-{seed}.json").exists():
-            subprocess.run([sys.executable, __file__, "--one", str(seed), "--threads", str(options.threads)], check=True)
+    missing = [s for s in options.seeds if not (PARTS / f"digits-{s}.json").exists()]
+    run_parts(([sys.executable, __file__, "--threads", str(options.threads), "--one", str(s)] for s in missing), options.jobs)
     runs = [read(f"digits-{s}") for s in options.seeds]
     columns = ("before", "after", "after_sampled", "train_seconds")
     table = {"seeds": options.seeds, **{c: [r[c] for r in runs] for c in columns}, "heldout_rows": runs[0]["heldout_rows"]}

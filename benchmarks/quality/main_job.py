@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
 import sys
 import tempfile
 from typing import Any
 
-from common import HERE, PARTS, curve, provenance, read, write
+from common import HERE, PARTS, curve, provenance, read, run_parts, write
 
 FAMILIES = ("count", "compare", "odd", "find", "point", "two_step")
 DATA = "worlds:" + ",".join(FAMILIES)
@@ -30,6 +29,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--per-family", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -37,10 +37,12 @@ def main() -> None:
         result = base(options.per_family) if arm == "base" else one(arm, int(seed), options.per_family, options.threads)
         write(PARTS / f"main_job-{arm}-{seed}.json", result)
         return
-    for arm, seed in [("base", 0)] + [(a, s) for a in options.arms for s in options.seeds]:
-        if not (PARTS / f"main_job-{arm}-{seed}.json").exists():
-            command = [sys.executable, __file__, "--one", f"{arm}:{seed}", "--per-family", str(options.per_family)]
-            subprocess.run([*command, "--threads", str(options.threads)], check=True)
+    command = [sys.executable, __file__, "--threads", str(options.threads), "--per-family", str(options.per_family), "--one"]
+    imitation = [("sft", s) for s in options.seeds if "sft" in options.arms]
+    others = [("base", 0)] + [(a, s) for a in options.arms for s in options.seeds if a != "sft"]
+    for part in (others, imitation):
+        missing = [f"{a}:{s}" for a, s in part if not (PARTS / f"main_job-{a}-{s}.json").exists()]
+        run_parts(([*command, one] for one in missing), options.jobs)
     write(HERE / "main_job.json", table(options.seeds, options.arms))
 
 
