@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -156,6 +156,39 @@ def total(terms: Mapping[str, Tensor], batch: Batch, mode: str) -> tuple[Tensor,
     assert batch.totals is not None, "batch.totals is missing: count the optimizer step before its losses"
     parts = {name: aggregate(x_BT, batch.mask_BT, batch.totals, mode) for name, x_BT in terms.items()}
     return torch.stack(list(parts.values())).sum(), {f"loss/{name}": x.detach() for name, x in parts.items()}
+
+
+class Ratios(Protocol):
+    """The hyperparameters that every method with an importance ratio has."""
+
+    @property
+    def eps_lo(self) -> float: ...
+    @property
+    def eps_hi(self) -> float: ...
+    @property
+    def aggregation(self) -> str: ...
+    @property
+    def beta(self) -> float: ...
+    @property
+    def kl(self) -> str: ...
+    @property
+    def kl_in(self) -> str: ...
+    @property
+    def entropy_coef(self) -> float: ...
+    @property
+    def behaviour(self) -> str: ...
+    @property
+    def behaviour_cap(self) -> float: ...
+
+
+def policy_loss(
+    method: Ratios, objective_BT: Tensor, ratio_BT: Tensor, log_ratio_BT: Tensor, out: Streams, batch: Batch, **terms: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss and metrics of an objective J that is maximised: −J weighted for sampler mismatch, the method's penalties, and `terms`."""
+    policy = -objective_BT * behaviour_weight(batch, method.behaviour, method.behaviour_cap)
+    others = penalties(out, batch, method.beta, method.kl, method.kl_in, method.entropy_coef)
+    loss, metrics = total({"policy": policy} | terms | others, batch, method.aggregation)
+    return loss, metrics | ratio_metrics(ratio_BT, log_ratio_BT, out, batch, method.eps_lo, method.eps_hi)
 
 
 def unit_mean(x_BT: Tensor, batch: Batch) -> Tensor:

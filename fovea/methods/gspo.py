@@ -66,7 +66,4 @@ class GSPO:
         log_ratio = common.log_ratio(out, batch)
         ratio = sequence_ratio_per_token(log_ratio, batch.mask_BT)
         objective = ppo_clip(ratio, common.advantage(batch), self.eps_lo, self.eps_hi)
-        objective = objective * common.behaviour_weight(batch, self.behaviour, self.behaviour_cap)
-        terms = {"policy": -objective} | common.penalties(out, batch, self.beta, self.kl, self.kl_in, self.entropy_coef)
-        loss, metrics = common.total(terms, batch, self.aggregation)
-        return loss, metrics | common.ratio_metrics(ratio, log_ratio, out, batch, self.eps_lo, self.eps_hi)
+        return common.policy_loss(self, objective, ratio, log_ratio, out, batch)

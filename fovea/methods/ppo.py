@@ -91,12 +91,8 @@ class PPO:
         log_ratio = common.log_ratio(out, batch)
         ratio = token_ratio(log_ratio)
         objective = ppo_clip(ratio, common.advantage(batch), self.eps_lo, self.eps_hi, self.dual_clip)
-        objective = objective * common.behaviour_weight(batch, self.behaviour, self.behaviour_cap)
         value, ret = common.chosen(out["value"], batch), common.chosen(batch.stored["ret"], batch)
-        critic = value_loss(value, ret, common.chosen(batch.stored["value"], batch), self.value_clip)
-        terms = {"policy": -objective, "value": self.value_coef * critic}
-        terms |= common.penalties(out, batch, self.beta, self.kl, self.kl_in, self.entropy_coef)
-        loss, metrics = common.total(terms, batch, self.aggregation)
-        metrics |= {"value/mean": common.unit_mean(value, batch), "value/return_mean": common.unit_mean(ret, batch)}
-        metrics["value/error"] = common.unit_mean((value - ret) ** 2, batch)
-        return loss, metrics | common.ratio_metrics(ratio, log_ratio, out, batch, self.eps_lo, self.eps_hi)
+        critic = self.value_coef * value_loss(value, ret, common.chosen(batch.stored["value"], batch), self.value_clip)
+        loss, metrics = common.policy_loss(self, objective, ratio, log_ratio, out, batch, value=critic)
+        seen = {"value/mean": value, "value/return_mean": ret, "value/error": (value - ret) ** 2}
+        return loss, metrics | {name: common.unit_mean(x_BT, batch) for name, x_BT in seen.items()}

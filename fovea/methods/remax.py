@@ -66,7 +66,4 @@ class ReMax:
         log_ratio, adv = common.log_ratio(out, batch), common.advantage(batch)
         ratio = token_ratio(log_ratio)
         objective = ppo_clip(ratio, adv, self.eps_lo, self.eps_hi) if self.clip else reinforce(common.chosen(out["logp"], batch), adv)
-        objective = objective * common.behaviour_weight(batch, self.behaviour, self.behaviour_cap)
-        terms = {"policy": -objective} | common.penalties(out, batch, self.beta, self.kl, self.kl_in, self.entropy_coef)
-        loss, metrics = common.total(terms, batch, self.aggregation)
-        return loss, metrics | common.ratio_metrics(ratio, log_ratio, out, batch, self.eps_lo, self.eps_hi)
+        return common.policy_loss(self, objective, ratio, log_ratio, out, batch)
