@@ -23,6 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 MAIN_JOB, DIGITS, SPEED = "benchmarks/quality/main_job.json", "benchmarks/quality/digits.json", "benchmarks/speed/step_vs_trl.json"
+SUPPORT = "benchmarks/support.json"
 NOT_YET = "not measured yet"
 
 # (image tokens, new tokens) at 8 answers per prompt -> the ratio to TRL's CPU seconds that must be reached
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def pages(root: Path) -> dict[str, str]:
     """Every page with generated parts, as it should be."""
     parts: dict[str, dict[str, Callable[[], str]]] = {
-        "README.md": {"figures": lambda: figures(root), "systems": lambda: systems(root)},
+        "README.md": {"figures": lambda: figures(root), "systems": lambda: systems(root), "support": lambda: support(root)},
         "docs/methods.md": {"methods": method_pages},
         "docs/recipes.md": {"fields": recipe_fields},
         "docs/verifiers.md": {"verifiers": verifier_table},
@@ -299,6 +300,14 @@ def worked_numbers(root: Path) -> set[str]:
             if not re.search("default|refused", getattr(part, "name", "")):
                 made |= {n.func.id for n in ast.walk(part) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
     return {name for name, place in METHODS.items() if place.rpartition(":")[2] in made}
+
+
+def support(root: Path) -> str:
+    """Families by features, from the file that the tests write."""
+    from fovea.support import FAMILIES, FEATURES, read
+
+    found = read([root / SUPPORT])
+    return table(("family", *FEATURES.values()), [(name, *found[family].values()) for family, name in FAMILIES.items()])
 
 
 # -- tables from the code -------------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ import platform
 import shutil
 from typing import Any
 
+from fovea import support
+
 PARTS: tuple[tuple[str, str, str], ...] = (
     ("torch", "", "tensors and training"),
     ("transformers", "", "model families"),
@@ -38,6 +40,7 @@ def examine() -> dict[str, Any]:
         "torchvision": _torchvision(),
         "browser": shutil.which("chromium") or shutil.which("google-chrome") or "",
         "base_model": _base_model(),
+        "support": support.read(),
     }
 
 
@@ -56,9 +59,17 @@ def render(found: dict[str, Any]) -> str:
         f"  torchvision  {found['torchvision']}",
         f"  tiny base model  {found['base_model']}",
         "",
+        *_support(found["support"]),
+        "",
         "Everything the core needs is there." if found["ok"] else "The core cannot run: see the lines marked missing.",
     ]
     return "\n".join(lines)
+
+
+def _support(found: support.Table) -> list[str]:
+    width = max(map(len, support.FAMILIES))
+    rows = [("", *support.FEATURES), *((family, *row.values()) for family, row in found.items())]
+    return [f"  {name:{width}}  " + "  ".join(f"{cell:13}" for cell in cells).rstrip() for name, *cells in rows]
 
 
 def _part(name: str, extra: str, use: str) -> dict[str, str]:

@@ -55,6 +55,7 @@ def compare(folder, dtype, path="direct", **options):
     return logp_error, gradient_error(gradients(policy.model.vlm), plain.gradients())
 
 
+@pytest.mark.support("shared_prefix", "multi_image")
 @pytest.mark.parametrize("path", ["direct", "interface"])
 def test_float32_matches_the_repeated_computation(folder, path):
     logp_error, grad_error = compare(folder, "float32", path)
@@ -83,6 +84,7 @@ def _rms_norm(self, x):
     return self.weight * x * (x.square().mean(-1, keepdim=True) + self.variance_epsilon).rsqrt()
 
 
+@pytest.mark.support("shared_prefix", "multi_image")
 @pytest.mark.parametrize("path", ["direct", "interface"])
 def test_float64_gradients_match_to_rounding(folder, path, double):
     logp_error, grad_error = compare(folder, "float64", path)

@@ -43,6 +43,7 @@ def forced(policy, cohort, logits, rows):
     return torch.stack(seen, 1)
 
 
+@pytest.mark.support("shared_prefix", "multi_image")
 def test_a_cohort_of_unequal_prompts_decodes_like_the_plain_forward(policy, plain):
     prefixes, images = prompts(policy)
     owners = [0, 0, 0, 1, 2, 2]

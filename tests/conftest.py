@@ -1,0 +1,75 @@
+"""The support table, written by the tests that ran.
+
+``@pytest.mark.support(FEATURE, ...)`` says that passing this test shows these features of `fovea.support.FEATURES`. The family is the
+parameter (of the test or of its fixtures) that names one of `fovea.support.FAMILIES`, or ``family=NAME``. The weights are small and random
+unless ``trained=True`` says otherwise.
+
+    pytest -m support --support benchmarks/support.json
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fovea.support import FAMILIES, FEATURES, LEVELS, known, table
+
+
+def pytest_addoption(parser):
+    parser.addoption("--support", metavar="FILE", help="write the support table of the marked tests that ran to FILE")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "support(*features, family=None, trained=False): passing shows these cells of the support table")
+    file = config.getoption("--support")
+    if file and not hasattr(config, "workerinput"):  # under xdist the workers' reports come to the one process that has no workerinput
+        config.pluginmanager.register(Ledger(Path(file)), "support-ledger")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for mark in item.iter_markers("support"):
+            try:
+                item.user_properties += [("support", cell) for cell in cells(mark, getattr(item, "callspec", None))]
+            except ValueError as e:
+                raise pytest.UsageError(f"{item.nodeid}: {e}") from None
+
+
+def cells(mark, callspec):
+    """[family, feature, level] for every feature that the mark names."""
+    if not mark.args or set(mark.kwargs) - {"family", "trained"}:
+        raise ValueError(f"support{mark.args}, {mark.kwargs}: expected at least one feature, and family= or trained= at most")
+    family = mark.kwargs.get("family") or next(
+        (p for p in (callspec.params.values() if callspec else ()) if isinstance(p, str) and p in FAMILIES), None
+    )
+    if family is None:
+        raise ValueError("the mark names no family= and no parameter is one of " + ", ".join(FAMILIES))
+    level = LEVELS[2 if mark.kwargs.get("trained") else 1]
+    return [[known(family, FAMILIES, "family"), known(feature, FEATURES, "feature"), level] for feature in mark.args]
+
+
+class Ledger:
+    """Collects what passed and failed, and writes the file when the session was complete."""
+
+    def __init__(self, file):
+        self.file, self.passed, self.failed = file, {}, set()
+
+    def pytest_runtest_logreport(self, report):
+        for family, feature, level in (value for name, value in report.user_properties if name == "support"):
+            at = family, feature
+            if report.failed:
+                self.failed.add(at)
+            elif report.when == "call" and report.passed:
+                self.passed[at] = max(level, self.passed.get(at, level), key=LEVELS.index)
+
+    def pytest_sessionfinish(self, exitstatus):
+        if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            self.file.write_text(json.dumps(table(self.passed, self.failed), indent=2) + "\n", encoding="utf-8")
+
+    def pytest_terminal_summary(self, terminalreporter, exitstatus):
+        if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            terminalreporter.write_line(f"{self.file} is not written: the session was not complete")
+            return
+        shown = sum(at not in self.failed for at in self.passed)
+        broken = "; failed: " + ", ".join(sorted(map(" ".join, self.failed))) if self.failed else ""
+        terminalreporter.write_line(f"{self.file}: {shown} of {len(FAMILIES) * len(FEATURES)} cells shown by tests{broken}")
