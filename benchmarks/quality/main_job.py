@@ -27,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--control-seeds", type=int, nargs="+", help="seeds of the other arms; the same unless given")
     parser.add_argument("--per-family", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
@@ -37,13 +38,13 @@ def main() -> None:
         result = base(options.per_family) if arm == "base" else one(arm, int(seed), options.per_family, options.threads)
         write(PARTS / f"main_job-{arm}-{seed}.json", result)
         return
+    seeds = {a: options.seeds if a == "rl" else options.control_seeds or options.seeds for a in options.arms}
     command = [sys.executable, __file__, "--threads", str(options.threads), "--per-family", str(options.per_family), "--one"]
-    imitation = [("sft", s) for s in options.seeds if "sft" in options.arms]
-    others = [("base", 0)] + [(a, s) for a in options.arms for s in options.seeds if a != "sft"]
-    for part in (others, imitation):
+    others = [("base", 0)] + [(a, s) for a in options.arms if a != "sft" for s in seeds[a]]
+    for part in (others, [("sft", s) for s in seeds.get("sft", ())]):
         missing = [f"{a}:{s}" for a, s in part if not (PARTS / f"main_job-{a}-{s}.json").exists()]
         run_parts(([*command, one] for one in missing), options.jobs)
-    write(HERE / "main_job.json", table(options.seeds, options.arms))
+    write(HERE / "main_job.json", table(options.seeds, seeds))
 
 
 def one(arm: str, seed: int, per_family: int, threads: int) -> dict[str, Any]:
@@ -110,10 +111,10 @@ def count(per_family: int) -> int:
     return per_family * len(FAMILIES)
 
 
-def table(seeds: list[int], arms: list[str]) -> dict[str, Any]:
+def table(seeds: list[int], arms: dict[str, list[int]]) -> dict[str, Any]:
     """Everything that was measured, before and after, per arm and family."""
     start = read("main_job-base-0")
-    runs = {a: [read(f"main_job-{a}-{s}") for s in seeds] for a in arms}
+    runs = {a: [read(f"main_job-{a}-{s}") for s in ss] for a, ss in arms.items()}
     rl = runs.get("rl", [])
     return {
         "seeds": seeds,

@@ -80,8 +80,8 @@ def caption_row(rng: np.random.Generator, i: int, item: Item) -> Row:
 
 
 def in_words(item: Item) -> str:
-    """What replaces the picture in text-only practice."""
-    return item.caption
+    """What replaces the picture in text-only practice: the caption in other words than an answer's, so that those of the question are rare."""
+    return item.caption.title()
 
 
 SYMBOLS = "0123456789ACEHLNPRT"
@@ -154,6 +154,7 @@ def tokenizer_corpus(n: int = 300) -> Iterator[str]:
             item, _ = draw_item(name, i)
             words = f"{item.question} {item.look} {item.caption} {item.gold}"
             yield from (item.question, item.look, item.caption, item.gold, " ".join(w for w in words.split() if w.isalpha()))
+            yield in_words(item)
     for text in (DESCRIBE, BOXES, LETTERS, *STRIP_ASKS, "user\n", "assistant\n", "system\n", "yes no the answer is a picture image"):
         yield from [text] * 40
     for name in FAMILIES:
