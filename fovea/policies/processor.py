@@ -1,57 +1,34 @@
-"""Chat messages and pictures -> token ids, patches and M-RoPE positions, for the Qwen-VL families, without torchvision.
+"""Chat messages and pictures -> token ids, pixels and positions, for every family of `fovea.policies.pictures.LOOKS`.
 
-The picture side follows the checkpoint's `preprocessor_config.json`, the text side its own tokenizer and chat template, so the token
-ids are those of the family's processor. Everything is cached by content: the same picture is resized and cut into patches once.
+The picture side follows the checkpoint's image processor, the text side its own tokenizer and chat template, so token ids and pixels are
+those of the family's processor. Everything is cached by content: the same picture is resized and cut once.
+
+What a model reads of a prompt is `Prompt`: `ids`; `places`, where the features of `pictures`, one after the other, replace embeddings;
+`positions`; and of each picture `pixels`, `grid`, `size` and `tokens` (its number of features). No other tensor of a stock processor is
+needed: attention masks are all ones, tiles are never padded to the tile count of another picture.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
+from fovea.policies.pictures import LOOKS, QWEN, Look, Picture, normalisation, read_settings
 from fovea.types import Message, Prefix
 
-PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
+PLACEHOLDERS = QWEN.never
 ANSWER = "\x00answer\x00"
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One preprocessed image.
-
-    Attributes:
-      key: content hash of the decoded pixels and the preprocessing settings.
-      patches: (S, C, h*w) uint8, in the order that the vision tower reads. A still image is one frame: the second, identical frame of the
-        checkpoint's two-frame patches is not stored.
-      scale, mean, std: of the normalisation, pixel = (scale * patch - mean) / std; (C, 1) except `scale`.
-      grid: (1, rows, columns) of patches.
-      tokens: number of visual tokens that the language model sees.
-    """
-
-    key: str
-    patches: Tensor
-    scale: float
-    mean: Tensor
-    std: Tensor
-    grid: tuple[int, int, int]
-    tokens: int
-
-    @property
-    def pixels(self) -> Tensor:
-        """(S, C*h*w) float32, normalised: to the last bit what transformers' processor gives, which rescales in float64."""
-        return self.patches.double().mul_(self.scale).float().sub_(self.mean).div_(self.std).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -60,19 +37,21 @@ class Prompt:
 
     Attributes:
       ids: (P,) token ids, image placeholders expanded.
-      positions: (3, P) temporal, height and width position of each token (M-RoPE).
+      places: (S,) increasing positions in `ids` of the visual tokens: those of pictures[0] first, then pictures[1], ...
+      positions: (3, P) temporal, height and width position of each token (M-RoPE); for models with plain positions 0, 1, 2, ... thrice.
       next_position: position of the first token after the prompt, equal on all three axes.
       pictures: the images in the order of their placeholders.
     """
 
     ids: Tensor
+    places: Tensor
     positions: Tensor
     next_position: int
     pictures: tuple[Picture, ...]
 
     @property
     def nbytes(self) -> int:
-        return self.ids.nbytes + self.positions.nbytes + sum(p.patches.nbytes for p in self.pictures)
+        return self.ids.nbytes + self.places.nbytes + self.positions.nbytes + sum(p.patches.nbytes for p in self.pictures)
 
 
 T = TypeVar("T")
@@ -115,50 +94,47 @@ def picture_hash(image: Image.Image) -> str:
     return hashlib.blake2b(rgb.tobytes(), digest_size=16, person=b"fovea-img", salt=f"{rgb.width}x{rgb.height}".encode()[:16]).hexdigest()
 
 
-def cut(image: Image.Image, settings: Qwen2VLImageProcessorPil) -> tuple[Tensor, tuple[int, int, int]]:
-    """Resize and cut one image as `settings` (the checkpoint's `preprocessor_config.json`) says.
-
-    Returns:
-      (S, C, h*w) uint8 patches, those that merge into one token side by side, and the grid (1, rows, columns).
-    """
-    image = image if image.mode == "RGB" else image.convert("RGB")
-    side, merge = settings.patch_size, settings.merge_size
-    if settings.do_resize:
-        low, high = settings.size["shortest_edge"], settings.size["longest_edge"]
-        height, width = smart_resize(image.height, image.width, side * merge, low, high)
-        if (width, height) != image.size:
-            image = image.resize((width, height), settings.resample)
-    rows, columns = image.height // side, image.width // side
-    units = np.asarray(image).reshape(rows // merge, merge, side, columns // merge, merge, side, 3).transpose(0, 3, 1, 4, 6, 2, 5)
-    return torch.from_numpy(units.reshape(rows * columns, 3, side**2)), (1, rows, columns)
-
-
-def normalisation(settings: Qwen2VLImageProcessorPil) -> tuple[float, Tensor, Tensor]:
-    """The settings' rescaling factor and (C, 1) mean and deviation; 1, 0 and 1 for steps that are switched off."""
-    mean = torch.tensor(settings.image_mean if settings.do_normalize else [0.0] * 3)
-    std = torch.tensor(settings.image_std if settings.do_normalize else [1.0] * 3)
-    return settings.rescale_factor if settings.do_rescale else 1.0, mean[:, None], std[:, None]
-
-
 class Processor:
     """Tokenizer, chat template and image processor of one checkpoint folder.
 
     Args:
-      folder: checkpoint folder with `tokenizer.json`, a chat template and `preprocessor_config.json`.
-      image_token_id: the placeholder that each visual token replaces.
-      rope_index: the model's rule for M-RoPE positions, ((1, P) ids, (1, P) token types, (n, 3) grids or None) -> ((3, 1, P), delta).
+      folder: checkpoint folder with `config.json`, `tokenizer.json`, a chat template, `preprocessor_config.json` and, for the families that
+        read it, `processor_config.json`.
+      image_token_id: the placeholder that each visual token replaces, from the model's config.
+      rope_index: the model's rule for M-RoPE positions, ((1, P) ids, (1, P) token types, (n, 3) grids or None) -> ((3, 1, P), delta);
+        None for models with plain positions.
       cache_bytes: how much memory preprocessed pictures may take.
     """
 
-    def __init__(self, folder: Path, image_token_id: int, rope_index: Callable[..., tuple[Tensor, Tensor]], cache_bytes: int = 256 << 20):
+    def __init__(
+        self,
+        folder: Path,
+        image_token_id: int,
+        rope_index: Callable[..., tuple[Tensor, Tensor]] | None = None,
+        cache_bytes: int = 256 << 20,
+    ):
+        self.folder, self.image_token_id, self.rope_index = folder, image_token_id, rope_index
+        self.look = _look(folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        self.images = Qwen2VLImageProcessorPil.from_pretrained(folder)
-        self.image_token_id, self.rope_index = image_token_id, rope_index
-        self.tokenizer.chat_template = self.tokenizer.chat_template or _legacy_template(folder)
+        self.placeholder: str = self.tokenizer.convert_ids_to_tokens(image_token_id)
+        self.settings = read_settings(folder, self.placeholder)
+        self.images = self.settings.images
+        self.tokenizer.chat_template = self.tokenizer.chat_template or _template_file(folder) or self.look.template
+        if not self.tokenizer.chat_template:
+            raise ValueError(
+                f"{folder}: found no chat template; expected one in tokenizer_config.json, chat_template.jinja or chat_template.json "
+                "(a base model without one cannot be prompted with chat messages)"
+            )
         self.normalisation = normalisation(self.images)
         self.preprocessed = 0
         self._pictures: Cache[Picture] = Cache(cache_bytes, lambda p: p.patches.nbytes)
         self._prompts: Cache[Prefix] = Cache(cache_bytes, lambda p: p.data.nbytes)
+
+    @property
+    def never_ids(self) -> tuple[int, ...]:
+        """Ids that stand for pictures, or around them, in a prompt: a policy must not emit them."""
+        vocabulary = self.tokenizer.get_vocab()
+        return tuple(sorted({self.image_token_id, *(vocabulary[t] for t in self.look.never if t in vocabulary)}))
 
     def encode(self, messages: Sequence[Message], images: Sequence[Image.Image]) -> Prefix:
         """The prompt up to and including the generation prompt, as a `Prefix` whose `data` is a `Prompt`."""
@@ -167,10 +143,11 @@ class Processor:
         key = hashlib.blake2b(json.dumps([text, keys]).encode(), digest_size=16).hexdigest()
         if (found := self._prompts.get(key)) is not None:
             return found
-        pictures = tuple(self.picture(image, k) for image, k in zip(images, keys, strict=True))
-        ids = torch.tensor(self._expand(self.tokenizer(text, add_special_tokens=False)["input_ids"], pictures, text))
+        pictures = tuple(self.picture(image, len(images) == 1, k) for image, k in zip(images, keys, strict=True))
+        ids = torch.tensor(self._ids(text, pictures))
         positions, next_position = self._positions(ids, pictures)
-        return self._prompts.put(key, Prefix(key, Prompt(ids, positions, next_position, pictures), len(ids)))
+        places = (ids == self.image_token_id).nonzero()[:, 0]
+        return self._prompts.put(key, Prefix(key, Prompt(ids, places, positions, next_position, pictures), len(ids)))
 
     def encode_append(self, messages: Sequence[Message]) -> list[int]:
         """Text-only tokens that follow an assistant answer: the end of its turn, `messages`, the next generation prompt."""
@@ -184,16 +161,23 @@ class Processor:
 
     def render(self, messages: Sequence[Message]) -> str:
         """The chat template's text, one placeholder per image, ending with the generation prompt."""
-        return self.tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True)
+        parts = [{**m, "content": _parts(m["content"])} for m in messages]
+        text = self.tokenizer.apply_chat_template(parts, tokenize=False, add_generation_prompt=True)
+        return self.look.frame(text, self.placeholder, self.tokenizer.bos_token) if self.look.frame else text
 
-    def picture(self, image: Image.Image, key: str | None = None) -> Picture:
-        """The image's patches, made once per content."""
-        key = key or picture_hash(image)
+    def picture(self, image: Image.Image, alone: bool = True, key: str | None = None) -> Picture:
+        """The image's pixels and how its family shows it, made once per content.
+
+        Args:
+          alone: whether it is the only image of its prompt; LLaVA-OneVision cuts only such into tiles.
+        """
+        key = (key or picture_hash(image)) + ("" if alone else "+")
         if (found := self._pictures.get(key)) is not None:
             return found
         self.preprocessed += 1
-        patches, grid = cut(image, self.images)
-        return self._pictures.put(key, Picture(key, patches, *self.normalisation, grid, len(patches) // self.images.merge_size**2))
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        patches, grid, tokens, text = self.look.show(self.settings, rgb, alone)
+        return self._pictures.put(key, Picture(key, patches, *self.normalisation, grid, tokens, (image.height, image.width), text))
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=skip_special, clean_up_tokenization_spaces=False)
@@ -201,19 +185,28 @@ class Processor:
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
         self.images.save_pretrained(folder)
+        file = self.folder / "processor_config.json"
+        if file.exists() and folder.resolve() != self.folder.resolve():
+            shutil.copy(file, folder)
 
-    def _expand(self, ids: Sequence[int], pictures: Sequence[Picture], text: str) -> list[int]:
-        found = sum(i == self.image_token_id for i in ids)
-        if found != len(pictures):
+    def _ids(self, text: str, pictures: Sequence[Picture]) -> list[int]:
+        """Each placeholder of the text gives way to its picture's own text, whose placeholders then become runs of visual tokens."""
+        first, *rest = text.split(self.placeholder)
+        if len(rest) != len(pictures):
             raise ValueError(
-                f"prompt: found {found} image placeholders but {len(pictures)} images; expected one image per "
+                f"prompt: found {len(rest)} image placeholders but {len(pictures)} images; expected one image per "
                 f'{{"type": "image"}} part (a likely cause is a placeholder typed into the text). Prompt begins {text[:160]!r}'
             )
-        tokens = iter(p.tokens for p in pictures)
-        return [j for i in ids for j in ([i] * next(tokens) if i == self.image_token_id else [i])]
+        whole = first + "".join(p.text + after for p, after in zip(pictures, rest))
+        bos = self.tokenizer.bos_token
+        special = self.look.frame is None and not (bos and text.startswith(bos))
+        parts = [(p.tokens, p.text.count(self.placeholder)) for p in pictures]
+        runs = iter([tokens // n for tokens, n in parts for _ in range(n)])
+        ids = self.tokenizer(whole, add_special_tokens=special)["input_ids"]
+        return [j for i in ids for j in ([i] * next(runs) if i == self.image_token_id else [i])]
 
     def _positions(self, ids: Tensor, pictures: Sequence[Picture]) -> tuple[Tensor, int]:
-        if not pictures:
+        if self.rope_index is None or not pictures:
             return torch.arange(len(ids)).expand(3, -1), len(ids)
         kinds = (ids == self.image_token_id).int()
         positions, delta = self.rope_index(
@@ -222,12 +215,20 @@ class Processor:
         return positions[:, 0], len(ids) + int(delta)
 
 
-def _legacy_template(folder: Path) -> Any:
+def _look(folder: Path) -> Look:
+    file = folder / "config.json"
+    kind = json.loads(file.read_text()).get("model_type")
+    if kind not in LOOKS:
+        raise ValueError(f"{file}: found model_type {kind!r}; expected one of {', '.join(LOOKS)}")
+    return LOOKS[kind]
+
+
+def _parts(content: Any) -> Any:
+    """Content as a list of parts: some families' templates read nothing else."""
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _template_file(folder: Path) -> Any:
     """The chat template of checkpoints that keep it in `chat_template.json`."""
     file = folder / "chat_template.json"
-    if file.exists():
-        return json.loads(file.read_text())["chat_template"]
-    raise ValueError(
-        f"{folder}: found no chat template; expected one in tokenizer_config.json, chat_template.jinja or chat_template.json "
-        "(a base model without one cannot be prompted with chat messages)"
-    )
+    return json.loads(file.read_text())["chat_template"] if file.exists() else None
