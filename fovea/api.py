@@ -129,6 +129,29 @@ def train(
     return Run(path, policy, rows, scores[0] if scores else nan, scores[-1] if scores else nan, state.train_seconds)
 
 
+def export(model: str | Path | HFVLM, *, merged: str | Path | None = None, adapter: str | Path | None = None) -> None:
+    """Write a trained policy for other programs.
+
+    Args:
+      model: as in `load_policy`, or a policy.
+      merged: folder for whole weights, adapters folded in; transformers' `from_pretrained` loads it.
+      adapter: folder for the adapters alone; ``peft.PeftModel.from_pretrained(base, folder)`` loads it.
+    Raises:
+      ValueError: adapters were asked of a policy that has none.
+      FileExistsError: the folder is not empty.
+    """
+    policy = load_policy(model) if isinstance(model, (str, Path)) else model
+    if adapter is not None and not policy.model.adapters:
+        raise ValueError(f"export: {model} has no adapters; expected a policy trained with lora.rank > 0, or merged=FOLDER")
+    for folder in (merged, adapter):
+        if folder is not None and Path(folder).is_dir() and any(Path(folder).iterdir()):
+            raise FileExistsError(f"export: {folder} is not empty; expected a new folder")
+    if merged is not None:
+        policy.save(merged, merged=True)
+    if adapter is not None:
+        policy.save(adapter)
+
+
 def evaluate(
     model: str | Path | HFVLM = "tiny",
     data: Any = "worlds",
@@ -178,10 +201,11 @@ def build_policy(recipe: Recipe, model: Path | None = None) -> HFVLM:
         freeze=recipe.freeze,
         gradient_checkpointing=recipe.gradient_checkpointing,
         value_head=any(n.endswith("value") for n in recipe.method.needs.loss),
+        **({"lora": recipe.lora, "seed": recipe.seed} if model is None else {}),
     )
     policy.temperature = recipe.sampling.temperature or 1.0
     if any(n.startswith("reference/") for n in recipe.method.needs.before | recipe.method.needs.loss):
-        if model is None:
+        if model is None or policy.model.adapters:
             policy.set_reference()
         else:
             policy.reference = load_policy(recipe.model, dtype=recipe.dtype, device=recipe.device).model.requires_grad_(False)

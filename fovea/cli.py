@@ -16,6 +16,7 @@ fovea: reinforcement learning of models that see
   fovea train [RECIPE] [--FIELD VALUE ...]   train; without a recipe: the tiny vision-language model that ships with the package
   fovea eval MODEL [--data ...]              accuracy per source, with confidence intervals
   fovea generate MODEL --image F --text T    one answer
+  fovea export MODEL --merged FOLDER         whole weights with adapters folded in  [--adapter FOLDER]
   fovea list [recipes|methods|verifiers|tasks]   what there is  [--json]
   fovea check FILE.py:NAME                   contract checks for your own verifier, environment, source, method, policy
   fovea bench step [--vs trl] [--json]       speed and memory of one training step
@@ -140,6 +141,22 @@ def generate(args: list[str]) -> int:
     return 0
 
 
+def export(args: list[str]) -> int:
+    parser = _parser("export", "Write a trained policy for other programs.")
+    parser.add_argument("model", help="a run folder, a checkpoint or an adapter folder")
+    parser.add_argument("--merged", help="folder for whole weights, adapters folded in (transformers loads it)")
+    parser.add_argument("--adapter", help="folder for the adapters alone (peft loads it)")
+    options = parser.parse_args(args)
+    if not (options.merged or options.adapter):
+        parser.error("expected --merged FOLDER, --adapter FOLDER or both")
+    from fovea import api
+
+    api.export(options.model, merged=options.merged, adapter=options.adapter)
+    for folder in filter(None, (options.merged, options.adapter)):
+        print(f"wrote {folder}")
+    return 0
+
+
 def listing(args: list[str]) -> int:
     from fovea.registry import KINDS, registry
 
@@ -190,6 +207,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "eval": evaluate,
     "generate": generate,
+    "export": export,
     "list": listing,
     "check": check,
     "bench": bench,
@@ -296,7 +314,7 @@ class _Fields(argparse.Action):
         from fovea.recipe import Recipe
 
         parser.print_help()
-        print("\nfields of the recipe (see also --method.FIELD, --sampling.FIELD):")
+        print("\nfields of the recipe (see also --method.FIELD, --sampling.FIELD, --lora.FIELD):")
         default = Recipe()
         for name in default.to_json():
             print(f"  --{name.replace('_', '-'):22} default {getattr(default, name)!r}")

@@ -22,6 +22,7 @@ PARTS: tuple[tuple[str, str, str], ...] = (
     ("tensorboard", "tensorboard", "TensorBoard events"),
     ("matplotlib", "plots", "figures"),
     ("gymnasium", "envs", "simulators"),
+    ("peft", "lora", "adapters (LoRA)"),
     ("trl", "bench", "the peer in `fovea bench step --vs trl`"),
 )
 MINIMUM = {"torch": (2, 9), "transformers": (5, 20)}

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fovea.methods.grpo import GRPO
+from fovea.policies.lora import LoRA
 from fovea.rollout.sampling import Sampling
 
 
@@ -27,6 +28,7 @@ class Recipe:
       name: shown in the report and used for the default run folder.
       model: "tiny" (ships with the package) or a folder with a Hugging Face checkpoint.
       freeze: parts that are not trained: "tower" (vision encoder), "projector" (vision-to-text merger).
+      lora: adapters that are trained instead of the weights (`rank` 0: none).
       dtype: "float32" or "bfloat16" for weights and activations.
       gradient_checkpointing: recompute activations in the backward pass; less memory, about a third more time.
       device: "cpu", "cuda", "cuda:1", ...
@@ -64,6 +66,7 @@ class Recipe:
     name: str = "grpo"
     model: str = "tiny"
     freeze: tuple[str, ...] = ()
+    lora: LoRA = field(default_factory=LoRA)
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
     device: str = "cpu"
@@ -121,6 +124,12 @@ class Recipe:
                 ("keep", self.keep, self.keep >= 1, "at least 1"),
                 ("max_unscored", self.max_unscored, 0 <= self.max_unscored <= 1, "a fraction between 0 and 1"),
                 ("freeze", self.freeze, set(self.freeze) <= {"tower", "projector"}, "any of ('tower', 'projector')"),
+                (
+                    "lora.where",
+                    self.lora.where,
+                    not (self.lora.rank and "tower" in self.lora.parts and "tower" in self.freeze),
+                    "'language', because freeze names the tower",
+                ),
             )
             if not ok
         ]

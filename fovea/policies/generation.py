@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fovea.policies.lora import weight_of
+
 
 class LayerWeights(NamedTuple):
     """(inputs, outputs) matrices, so that a few rows times a matrix is a plain row-major product."""
@@ -51,7 +53,7 @@ def fuse(text: Any, head: Tensor) -> Weights:
     for layer in text.layers:
         a, m = layer.self_attn, layer.mlp
         normed = hasattr(a, "q_norm")
-        weights = [_planes(a.q_proj.weight, D) * (1 if normed else scale), _planes(a.k_proj.weight, D), a.v_proj.weight]
+        weights = [_planes(weight_of(a.q_proj), D) * (1 if normed else scale), _planes(weight_of(a.k_proj), D), weight_of(a.v_proj)]
         bias = qk_norm = None
         if a.q_proj.bias is not None:
             bias = torch.cat([_planes(a.q_proj.bias, D) * (1 if normed else scale), _planes(a.k_proj.bias, D), a.v_proj.bias])
@@ -62,9 +64,9 @@ def fuse(text: Any, head: Tensor) -> Weights:
             LayerWeights(
                 qkv=_folded(layer.input_layernorm, torch.cat(weights)),
                 qkv_bias=bias,
-                out=a.o_proj.weight.t().contiguous(),
-                gate_up=_folded(layer.post_attention_layernorm, torch.cat([m.gate_proj.weight, m.up_proj.weight])),
-                down=m.down_proj.weight.t().contiguous(),
+                out=weight_of(a.o_proj).t().contiguous(),
+                gate_up=_folded(layer.post_attention_layernorm, torch.cat([weight_of(m.gate_proj), weight_of(m.up_proj)])),
+                down=weight_of(m.down_proj).t().contiguous(),
                 qk_norm=qk_norm,
             )
         )

@@ -8,6 +8,7 @@ in transformers' attention interface (`path="interface"`; gradient checkpointing
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from collections.abc import Iterator, Sequence
@@ -22,8 +23,10 @@ from torch import Tensor, nn
 
 from fovea.batch import Batch
 from fovea.policies import decoder, generation, shared_prefix, vision
+from fovea.policies import lora as adapters
 from fovea.policies.generation import Cohort
 from fovea.policies.head import logp_and_entropy
+from fovea.policies.lora import LoRA
 from fovea.policies.processor import PLACEHOLDERS, Cache, Picture, Processor, Prompt
 from fovea.policies.shared_prefix import Layout
 from fovea.policies.vision import Features
@@ -49,8 +52,20 @@ class Model(nn.Module):
             nn.init.zeros_(self.value.bias)
         self.features: Cache[Features] = Cache(512 << 20, lambda f: f.nbytes)
         self.features_of: Any = None
-        # walking the modules costs as much as a layer of decoding, so the parameters that `_stamp` watches are listed once
+        self.list_parameters()
+
+    def list_parameters(self) -> None:
+        """Walking the modules costs as much as a layer of decoding, so the parameters that `_stamp` watches are listed once."""
         self.text_parameters, self.visual_parameters = tuple(self.text.parameters()), tuple(self.visual.parameters())
+        self.adapters = [layer for _, layer in adapters.adapted(self.vlm)]
+
+    def without_adapters(self) -> Model:
+        """The same modules, to be used under `switched_off`; what the bare tower makes of a picture is kept apart."""
+        view = copy.copy(self)
+        if adapters.adapted(self.visual):
+            view.features, view.features_of = Cache(512 << 20, lambda f: f.nbytes), None
+            view.visual_parameters = tuple(p for p in self.visual_parameters if not p.requires_grad)
+        return view
 
     @property
     def text(self) -> Any:
@@ -92,34 +107,54 @@ class HFVLM:
         freeze: Sequence[str] = (),
         gradient_checkpointing: bool = False,
         value_head: bool = False,
+        lora: LoRA | None = None,
+        base: str | Path | None = None,
+        seed: int = 0,
     ) -> HFVLM:
-        """Read a checkpoint folder, or "tiny" for the model that ships with the package.
+        """Read a checkpoint folder, an adapter folder, or "tiny" for the model that ships with the package.
 
         Args:
           dtype: "float32", "bfloat16" or "float64" of the weights in memory.
           freeze: parts that are not trained: "tower" (the vision transformer), "projector" (its mergers), "text" (everything else).
+          lora: new adapters to train instead of the weights; None takes those that the folder holds, if any.
+          base: where the weights under an adapter folder are, if not where it says.
+          seed: addresses the random start of new adapters.
         """
-        folder = _folder(path)
+        given = _folder(path)
+        folder = _base(given, base, lora)
         config = _config(folder)
         family: Any = getattr(transformers, FAMILIES[config["model_type"]])
         vlm = family.from_pretrained(folder, dtype=getattr(torch, dtype), trust_remote_code=False, local_files_only=True)
         model = Model(vlm, value_head).to(device=device, dtype=getattr(torch, dtype))
-        if model.value is not None and (folder / VALUE_HEAD).exists():
-            model.value.load_state_dict(load_file(folder / VALUE_HEAD))
+        if model.value is not None and (given / VALUE_HEAD).exists():
+            model.value.load_state_dict(load_file(given / VALUE_HEAD))
         vision.install(vlm.model.visual)
         vlm.model.language_model.config._attn_implementation = shared_prefix.NAME
         _freeze(vlm, freeze)
+        if given != folder:
+            adapters.restore(model, given, _name(folder))
+        elif lora is not None and lora.rank:
+            adapters.attach(model, lora, _name(folder), seed)
         if gradient_checkpointing:
-            vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            vlm.activation_checkpointing_enable({"use_reentrant": False})
         direct = decoder.supports(vlm.model.language_model)
         processor = Processor(folder, vlm.config.image_token_id, vlm.model.get_rope_index)
         return cls(model.train(), processor, "direct" if direct else "interface", gradient_checkpointing)
 
-    def save(self, folder: str | Path) -> None:
-        """A checkpoint folder that transformers' `from_pretrained` loads at once."""
+    def save(self, folder: str | Path, merged: bool = False) -> None:
+        """A checkpoint folder that transformers' `from_pretrained` loads at once; with adapters, a folder of these for peft.
+
+        Args:
+          merged: write whole weights with the adapters folded in.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.model.vlm.save_pretrained(folder)
+        if not self.model.adapters:
+            self.model.vlm.save_pretrained(folder)
+        elif merged:
+            adapters.save_merged(self.model, folder)
+        else:
+            adapters.save(self.model, folder)
         self.processor.save(folder)
         if self.model.value is not None:
             save_file({k: v.detach().cpu().contiguous() for k, v in self.model.value.state_dict().items()}, folder / VALUE_HEAD)
@@ -131,7 +166,10 @@ class HFVLM:
         return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
 
     def set_reference(self) -> None:
-        """Freeze a copy of the present weights for `variant="reference"`."""
+        """`variant="reference"` from now on: a frozen copy of the present weights, or the weights under the adapters without a copy."""
+        if self.model.adapters:
+            self.reference = self.model.without_adapters()
+            return
         self.model.features.clear()
         self.reference = copy.deepcopy(self.model).requires_grad_(False)
 
@@ -219,7 +257,10 @@ class HFVLM:
         `logp` and `entropy` (B, T) are those of softmax(logits / temperature) without the banned ids, zero where `mask_BT` is zero: what
         the environment inserted is context only. `value` (B, T) reads the state before each unit, `next_value` (B,) that after the last.
         """
-        model = self._variant(variant)
+        with self._variant(variant) as model:
+            return self._evaluate(model, batch, want)
+
+    def _evaluate(self, model: Model, batch: Batch, want: frozenset[str] | set[str]) -> dict[str, Tensor]:
         if unknown := set(want) - {"logp", "entropy", "value", "next_value"}:
             raise ValueError(f"evaluate: found {sorted(unknown)}; expected names among logp, entropy, value, next_value")
         if int(batch.prefix_B.min()) < 0:
@@ -352,16 +393,19 @@ class HFVLM:
             self._fused = (stamp, generation.fuse(self.model.text, self.model.vlm.lm_head.weight))
         return self._fused[1]
 
-    def _variant(self, variant: str) -> Model:
+    @contextlib.contextmanager
+    def _variant(self, variant: str) -> Iterator[Model]:
         if variant == "policy":
-            return self.model
-        if variant == "reference" and self.reference is not None:
-            return self.reference
-        if variant == "reference":
+            yield self.model
+        elif variant == "reference" and self.reference is not None:
+            with adapters.switched_off(self.reference):
+                yield self.reference
+        elif variant == "reference":
             raise ValueError(
                 'evaluate: variant "reference" was asked for but no reference was set; call policy.set_reference() before training'
             )
-        raise ValueError(f'evaluate: found variant {variant!r}; expected "policy" or "reference"')
+        else:
+            raise ValueError(f'evaluate: found variant {variant!r}; expected "policy" or "reference"')
 
     def _value(self, model: Model, hidden: Tensor) -> Tensor:
         if model.value is None:
@@ -404,6 +448,28 @@ def _folder(path: str | Path) -> Path:
 
         return BASE_DIR
     return Path(path)
+
+
+def _name(folder: Path) -> str:
+    return "tiny" if folder == _folder("tiny") else str(folder.resolve())
+
+
+def _base(folder: Path, base: str | Path | None, lora: LoRA | None) -> Path:
+    """The folder with the weights: `folder` itself, or that which its adapters belong to."""
+    named = adapters.base_of(folder)
+    if named is None:
+        return folder
+    if lora is not None:
+        raise ValueError(
+            f"{folder}: found adapters, expected a whole checkpoint to start from; merge them first: fovea export {folder} --merged FOLDER"
+        )
+    found = _folder(base or named)
+    if not (found / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder}: its adapters belong to {named!r}, but {found} holds no checkpoint; name its folder in "
+            f"{adapters.CONFIG} or with base="
+        )
+    return found
 
 
 def _config(folder: Path) -> dict[str, Any]:
