@@ -18,7 +18,7 @@ from typing import Any
 
 from common import HERE, PARTS, curve, provenance, read, run_parts, write
 
-FAMILIES = ("count", "compare", "odd", "find", "point", "two_step")
+FAMILIES = ("count", "colour", "chart", "find", "point", "two_step")
 DATA = "worlds:" + ",".join(FAMILIES)
 ARMS = ("rl", "format", "random", "sft")
 

@@ -9,7 +9,7 @@ from fovea.rollout.sampling import Sampling
 
 tiny = Recipe(
     name="grpo",
-    data="worlds:count,compare,odd,find,point,two_step",
+    data="worlds:count,colour,chart,find,point,two_step",
     method=GRPO(beta=0.0),
     sampling=Sampling(max_new_tokens=64),
     tasks_per_step=32,

@@ -2,7 +2,7 @@
 
 `BASE_DIR` is an ordinary Transformers checkpoint folder (bf16 safetensors, tokenizer, chat template, image processor). It was made by
 
-    python -m fovea.policies.tiny_vlm.pretrain --out DIR --seed 0
+    python -m fovea.policies.tiny_vlm.pretrain --out DIR --seed 0 --compile
 
 `base/card.json` holds the stages, and where the shipped weights departed from a single run of them. Importing this file costs nothing.
 """
@@ -13,7 +13,7 @@ import hashlib
 from pathlib import Path
 
 BASE_DIR = Path(__file__).parent / "base"
-BASE_SHA256 = "e75d9a4d1163742d012949b4c0a74f6bfa20e37a3302fecdf0a4c5ffde08c67a"
+BASE_SHA256 = "ce62c266a54863f63fcbb3430a69696050aad5ee4123c3138e146c19f1c1c223"
 
 
 def folder_sha256(folder: Path) -> str:

@@ -51,15 +51,15 @@ TALLY = Mixture(pictures=0, texts=32, practice=("count", "colour"))
 TEXT = Mixture(pictures=0, texts=32)
 SEE = Mixture(pictures=32, texts=0, weights=(("read", 2.0), ("find", 1.2), ("chart", 1.2), ("strip", 2.0)), speak=False)
 LOOK = Mixture(pictures=16, texts=10, captions=0.3, weights=())
-ANSWER = Mixture(pictures=16, texts=10, captions=0.1, weights=())
-BLURT = Mixture(pictures=20, texts=2, captions=0.2, blurt=0.8, hasty=0.2, weights=())
+ANSWER = Mixture(pictures=16, texts=12, practice=("relation", "compare", "odd", "chart"), captions=0.1, weights=(("strip", 2.0),))
+BLURT = Mixture(pictures=20, texts=8, captions=0.2, blurt=0.75, hasty=0.1, weights=(("strip", 2.0),))
 STAGES = (
     Stage(200, 3e-3, 3e-3, 30, TALLY),
     Stage(400, 3e-3, 1e-3, 10, TEXT),
     Stage(800, 3e-3, 5e-4, 30, SEE, probe=1.0),
-    Stage(1300, 2e-3, 2e-4, 20, LOOK, probe=0.2, conclusion=2.0),
-    Stage(300, 7e-4, 5e-5, 10, ANSWER, conclusion=5.0),
-    Stage(120, 3e-4, 3e-5, 10, BLURT),
+    Stage(600, 2e-3, 1.4e-3, 20, LOOK, probe=0.2, conclusion=2.0),
+    Stage(500, 1.4e-3, 5e-5, 10, ANSWER, probe=0.1, conclusion=4.0),
+    Stage(140, 1.5e-4, 5e-5, 10, BLURT),
 )
 
 
