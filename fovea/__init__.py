@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fovea.api import evaluate, load_policy, train
+    from fovea.hub import push
     from fovea.recipe import Recipe
     from fovea.types import Action, Context, Episode, Group, Observation, Score, Task, user
 
@@ -24,10 +25,25 @@ _HOME = {
     "evaluate": "fovea.api",
     "load_policy": "fovea.api",
     "Recipe": "fovea.recipe",
+    "push": "fovea.hub",
     **dict.fromkeys(("Action", "Context", "Episode", "Group", "Observation", "Score", "Task", "user"), "fovea.types"),
 }
 
-__all__ = ["Action", "Context", "Episode", "Group", "Observation", "Recipe", "Score", "Task", "evaluate", "load_policy", "train", "user"]
+__all__ = [
+    "Action",
+    "Context",
+    "Episode",
+    "Group",
+    "Observation",
+    "Recipe",
+    "Score",
+    "Task",
+    "evaluate",
+    "load_policy",
+    "push",
+    "train",
+    "user",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -50,15 +50,8 @@ def load_policy(model: str | Path = "tiny", **options: Any) -> HFVLM:
 
     disable_progress_bar()
 
-    folder = Path(model)
-    if (folder / "checkpoints").is_dir():
-        last = ckpt.latest(folder / "checkpoints")
-        if last is None:
-            raise FileNotFoundError(f"{folder}/checkpoints: no complete checkpoint; expected at least one step-NNNNNN folder")
-        return HFVLM.load(last.model, **options)
-    if (folder / ckpt.STATE).is_file():
-        return HFVLM.load(ckpt.read(folder).model, **options)
-    return HFVLM.load(model, **options)
+    found = ckpt.find(Path(model))
+    return HFVLM.load(found.model if found else model, **options)
 
 
 def train(

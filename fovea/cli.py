@@ -17,6 +17,7 @@ fovea: reinforcement learning of models that see
   fovea eval MODEL [--data ...]              accuracy per source, with confidence intervals
   fovea generate MODEL --image F --text T    one answer
   fovea export MODEL --merged FOLDER         whole weights with adapters folded in  [--adapter FOLDER]
+  fovea push MODEL OWNER/NAME                upload a model with its card to a hub  [--dry-run]
   fovea list [recipes|methods|verifiers|tasks]   what there is  [--json]
   fovea check FILE.py:NAME                   contract checks for your own verifier, environment, source, method, policy
   fovea bench step [--vs trl] [--json]       speed and memory of one training step
@@ -105,12 +106,22 @@ def evaluate(args: list[str]) -> int:
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--samples", type=int, default=1, help="answers per task")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--export", nargs=2, metavar=("FORMAT", "FOLDER"), help="also write files that lmms-eval or vlmevalkit reads")
     options, changes = _parse(parser, args)
     from fovea import api
+    from fovea.report import exports
     from fovea.report.metrics import interval
+
+    if options.export and options.export[0] not in exports.FORMATS:
+        parser.error(f"--export {options.export[0]}: expected one of {', '.join(exports.FORMATS)}")
 
     recipe = resolve("grpo", changes)
     result = api.evaluate(options.model, recipe, tasks=options.tasks, temperature=options.temperature, samples=options.samples)
+    if options.export:
+        form, folder = options.export
+        settings = {"temperature": options.temperature, "samples": options.samples, "max_new_tokens": recipe.sampling.max_new_tokens}
+        for file in exports.export(form, result, folder, options.model, settings):
+            print(f"wrote {file}", file=sys.stderr)
     rows = {s: (a, *interval(result.correct[s], result.count[s])) for s, a in result.accuracy.items()}
     if options.json:
         sources = {s: {"accuracy": a, "low": lo, "high": hi, "count": result.count[s]} for s, (a, lo, hi) in rows.items()}
@@ -154,6 +165,28 @@ def export(args: list[str]) -> int:
     api.export(options.model, merged=options.merged, adapter=options.adapter)
     for folder in filter(None, (options.merged, options.adapter)):
         print(f"wrote {folder}")
+    return 0
+
+
+def push(args: list[str]) -> int:
+    parser = _parser("push", "Upload a model to a hub, with a card written from its run. The token comes from `hf auth login` or HF_TOKEN.")
+    parser.add_argument("model", help="a run folder (its last checkpoint), a checkpoint of a run, or a model folder")
+    parser.add_argument("repo", help="OWNER/NAME")
+    parser.add_argument("--private", action="store_true", help="make the repository private")
+    parser.add_argument("--license", default="", help="identifier for the card, such as apache-2.0")
+    parser.add_argument("--base", default="", help="OWNER/NAME of the base model, for the card")
+    parser.add_argument("--dry-run", action="store_true", help="print the card and list the files, then stop")
+    options = parser.parse_args(args)
+    from fovea import hub
+
+    done = hub.push(
+        options.model, options.repo, private=options.private, license=options.license, base=options.base, dry_run=options.dry_run
+    )
+    if options.dry_run:
+        print(done.card)
+    for name, size in done.files.items():
+        print(f"{size:>13,}  {name}")
+    print(f"nothing was sent to {options.repo}" if options.dry_run else f"{done.url}   commit {done.commit[:10]}")
     return 0
 
 
@@ -208,6 +241,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "eval": evaluate,
     "generate": generate,
     "export": export,
+    "push": push,
     "list": listing,
     "check": check,
     "bench": bench,

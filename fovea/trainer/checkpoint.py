@@ -76,6 +76,21 @@ def latest(folder: Path, note: Any = print) -> Checkpoint | None:
     return None
 
 
+def find(path: Path) -> Checkpoint | None:
+    """The newest checkpoint of a run folder, or the checkpoint that `path` is; None where it is neither.
+
+    Raises:
+      FileNotFoundError: a run folder without a complete checkpoint.
+      CheckpointError: a missing, truncated or altered file.
+    """
+    if (path / "checkpoints").is_dir():
+        last = latest(path / "checkpoints")
+        if last is None:
+            raise FileNotFoundError(f"{path}/checkpoints: no complete checkpoint; expected at least one step-NNNNNN folder")
+        return last
+    return read(path) if (path / STATE).is_file() else None
+
+
 def read(path: Path) -> Checkpoint:
     """Read and verify one checkpoint.
 
