@@ -147,7 +147,7 @@ def generate(args: list[str]) -> int:
     from fovea import api
 
     policy = api.load_policy(options.model)
-    images = [Image.open(f).convert("RGB") for f in options.image]
+    images = [Image.open(f) for f in options.image]
     print(policy.predict(images, options.text, max_new_tokens=options.max_new_tokens, temperature=options.temperature))
     return 0
 

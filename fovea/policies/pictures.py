@@ -1,15 +1,15 @@
-"""How each model family shows a picture to its language model: pixels, number of visual tokens, and the text around them.
+"""How each model family shows a still picture to its language model: pixels, number of visual tokens, and the text around them.
 
-One family is one entry of `LOOKS`. Pixels come from the checkpoint's own image processor in its Pillow form, which needs no
+Pixels come from the checkpoint's own image processor in its Pillow form, which needs no
 torchvision, with rescaling and normalisation held back: pictures are kept as bytes. The Qwen families, whose processor is the slowest,
-have a shorter loop. Everything here is compared with the families' stock processors in `tests/policies/test_families.py`.
+have a shorter loop.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,23 +23,27 @@ from transformers.image_processing_utils import select_best_resolution
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 Grid = tuple[int, int, int]
+FAKE = "<fake_token_around_image>"
+"""Idefics3 and SmolVLM set it before and after every tile."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One preprocessed image.
+    """One preprocessed image or clip.
 
     Attributes:
       key: content hash of the decoded pixels and of what else the preprocessing depends on.
       patches: uint8. Qwen: (S, C, h*w) patches in the order that the tower reads; a still image is one frame, the second, identical
-        frame of the checkpoint's two-frame patches is not stored. Other families: (N, C, h, w) tiles of one size.
+        frame of the checkpoint's two-frame patches is not stored; a clip has (S, C, 2*h*w). Other families: (N, C, h, w) tiles of one
+        size, for clips one per frame.
       scale, mean, std: of the normalisation, pixel = (scale * patch - mean) / std; mean and std are (C, 1).
-      grid: Qwen: (1, rows, columns) of patches. Others: (1, rows, columns) of the tiles that a large picture was cut into, (1, 0, 0) when
-        it is shown whole. The overview of a cut picture is one tile more: the first in LLaVA-OneVision, the last in Idefics3, SmolVLM
-        and InternVL.
+      grid: Qwen: (steps, rows, columns) of patches, one step for an image. LLaVA-OneVision, Idefics3, SmolVLM: (1, rows, columns) of the
+        tiles that a large picture was cut into. Else (1, 0, 0), for a clip (frames, 0, 0). The overview of a cut picture is one tile more:
+        the first in LLaVA-OneVision, the last in Idefics3, SmolVLM and InternVL.
       tokens: number of visual tokens that the language model sees.
       size: (height, width) in pixels before any resizing; LLaVA-OneVision cuts its padding away by it.
       text: what replaces the picture's placeholder in the prompt, before each placeholder in it becomes an equal run of visual tokens.
+      seconds: for a clip, from one step of `grid` to the next; None for an image.
     """
 
     key: str
@@ -51,12 +55,13 @@ class Picture:
     tokens: int
     size: tuple[int, int]
     text: str
+    seconds: float | None = None
 
     @property
     def pixels(self) -> Tensor:
-        """(S, C*h*w) patches or (N, C, h, w) tiles, float32, normalised: to the last bit what transformers' Pillow processors give.
+        """(S, C*h*w) patches or (N, C, h, w) tiles, float32, normalised: to the last bit what the family's own processor gives.
 
-        They rescale in float64 and normalise in float32.
+        Pillow processors rescale in float64 and normalise in float32.
         """
         x = self.patches.flatten(2).double().mul_(self.scale).float().sub_(self.mean).div_(self.std)
         return x.flatten(1) if self.patches.ndim == 3 else x.view(self.patches.shape)
@@ -69,6 +74,7 @@ class Shown(NamedTuple):
     grid: Grid
     tokens: int
     text: str
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,13 +84,15 @@ class Settings:
     Attributes:
       images: the checkpoint's image processor, Pillow form.
       fields: `processor_config.json`, {} without one.
-      image: the placeholder, as text.
+      image: the placeholder of an image, as text.
+      video: settings of the checkpoint's video processor, which older checkpoints keep with those for images.
     """
 
     folder: Path
     images: Any
     fields: Mapping[str, Any]
     image: str
+    video: Mapping[str, Any]
 
     def need(self, name: str) -> Any:
         if (value := self.fields.get(name)) is None:
@@ -95,27 +103,17 @@ class Settings:
         return value
 
 
-@dataclass(frozen=True)
-class Look:
-    """How one family shows pictures.
-
-    Attributes:
-      show: (settings, RGB image, whether it is the only one of its prompt) -> pixels, grid, tokens and text.
-      never: tokens that a policy must never emit, besides the placeholder.
-      template: chat template of checkpoints that have none.
-      frame: (text, placeholder, bos) -> the text with its special tokens; without it the tokenizer adds its own.
-    """
-
-    show: Callable[[Settings, Image.Image, bool], Shown]
-    never: tuple[str, ...] = ()
-    template: str = ""
-    frame: Callable[[str, str, str], str] | None = None
+def read_settings(folder: Path, image: str, video: Mapping[str, Any]) -> Settings:
+    """The folder's settings; `video` holds defaults."""
+    fields, clips, stills = (
+        _json(folder / f"{name}.json") for name in ("processor_config", "video_preprocessor_config", "preprocessor_config")
+    )
+    images = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+    return Settings(folder, images, fields, image, {**video, **(fields.get("video_processor") or clips or stills)})
 
 
-def read_settings(folder: Path, image: str) -> Settings:
-    file = folder / "processor_config.json"
-    fields = json.loads(file.read_text()) if file.exists() else {}
-    return Settings(folder, AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False), fields, image)
+def _json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text()) if file.exists() else {}
 
 
 def normalisation(images: Any) -> tuple[float, Tensor, Tensor]:
@@ -196,34 +194,6 @@ def internvl(settings: Settings, image: Image.Image, alone: bool) -> Shown:
     """Tiles of the grid whose shape fits best, then an overview; `image_seq_length` tokens each."""
     tiles = _tiles(settings, image, crop_to_patches=True)["pixel_values"]
     return Shown(tiles, (1, 0, 0), len(tiles) * settings.need("image_seq_length"), f"<img>{settings.image}</img>")
-
-
-def frame_paligemma(text: str, placeholder: str, bos: str) -> str:
-    """The start of the sequence follows the last picture; a line break ends the prompt."""
-    before, found, after = text.rpartition(placeholder)
-    return f"{before}{found}{bos}{after}\n"
-
-
-FAKE = "<fake_token_around_image>"
-QWEN = Look(qwen, ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>"))
-IDEFICS3 = Look(idefics3, (FAKE, "<global-img>", *(f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7))))
-PALIGEMMA = Look(
-    paligemma,
-    template="{% for message in messages %}{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>{% else %}"
-    "{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}",
-    frame=frame_paligemma,
-)
-LOOKS = {
-    "qwen2_vl": QWEN,
-    "qwen2_5_vl": QWEN,
-    "qwen3_vl": QWEN,
-    "llava": Look(llava),
-    "llava_onevision": Look(llava_onevision, ("<video>",)),
-    "idefics3": IDEFICS3,
-    "smolvlm": IDEFICS3,
-    "internvl": Look(internvl, ("<img>", "</img>", "<video>")),
-    "paligemma": PALIGEMMA,
-}
 
 
 # -- pixels -------------------------------------------------------------------------------------------------------------------

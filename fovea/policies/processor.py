@@ -1,17 +1,18 @@
-"""Chat messages and pictures -> token ids, pixels and positions, for every family of `fovea.policies.pictures.LOOKS`.
+"""Chat messages, pictures and clips -> token ids, pixels and positions, for every family of `fovea.policies.looks.LOOKS`.
 
 The picture side follows the checkpoint's image processor, the text side its own tokenizer and chat template, so token ids and pixels are
 those of the family's processor. Everything is cached by content: the same picture is resized and cut once.
 
 What a model reads of a prompt is `Prompt`: `ids`; `places`, where the features of `pictures`, one after the other, replace embeddings;
-`positions`; and of each picture `pixels`, `grid`, `size` and `tokens` (its number of features). No other tensor of a stock processor is
-needed: attention masks are all ones, tiles are never padded to the tile count of another picture.
+`positions`; and of each picture `pixels`, `grid`, `size`, `seconds` (clips) and `tokens` (its number of features). No other tensor of a
+stock processor is needed: attention masks are all ones, tiles are never padded to the tile count of another picture.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -24,10 +25,14 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from fovea.policies.pictures import LOOKS, QWEN, Look, Picture, normalisation, read_settings
+from fovea.images import rgb
+from fovea.policies import clips
+from fovea.policies.looks import LOOKS, QWEN_TOKENS, Look
+from fovea.policies.pictures import Picture, normalisation, read_settings
 from fovea.types import Message, Prefix
+from fovea.video import Video
 
-PLACEHOLDERS = QWEN.never
+PLACEHOLDERS = QWEN_TOKENS
 ANSWER = "\x00answer\x00"
 
 
@@ -89,9 +94,20 @@ class Cache(Generic[T]):
 
 
 def picture_hash(image: Image.Image) -> str:
-    """Content hash of the decoded RGB pixels."""
-    rgb = image if image.mode == "RGB" else image.convert("RGB")
-    return hashlib.blake2b(rgb.tobytes(), digest_size=16, person=b"fovea-img", salt=f"{rgb.width}x{rgb.height}".encode()[:16]).hexdigest()
+    """Content hash of the RGB pixels."""
+    pixels = rgb(image)
+    salt = f"{pixels.width}x{pixels.height}".encode()[:16]
+    return hashlib.blake2b(pixels.tobytes(), digest_size=16, person=b"fovea-img", salt=salt).hexdigest()
+
+
+def clip_hash(video: Video) -> str:
+    """Content hash of a clip and of what is taken of it; a file counts as the same while its size and its time of change stand."""
+    if isinstance(video.source, tuple):
+        content: list[Any] = [picture_hash(frame) for frame in video.source]
+    else:
+        stat = Path(video.source).stat()
+        content = [str(Path(video.source).resolve()), stat.st_size, stat.st_mtime_ns]
+    return hashlib.blake2b(json.dumps([content, video.fps, video.frames]).encode(), digest_size=16, person=b"fovea-clip").hexdigest()
 
 
 class Processor:
@@ -117,7 +133,7 @@ class Processor:
         self.look = _look(folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self.placeholder: str = self.tokenizer.convert_ids_to_tokens(image_token_id)
-        self.settings = read_settings(folder, self.placeholder)
+        self.settings = read_settings(folder, self.placeholder, self.look.clip.defaults if self.look.clip else {})
         self.images = self.settings.images
         self.tokenizer.chat_template = self.tokenizer.chat_template or _template_file(folder) or self.look.template
         if not self.tokenizer.chat_template:
@@ -126,6 +142,9 @@ class Processor:
                 "(a base model without one cannot be prompted with chat messages)"
             )
         self.normalisation = normalisation(self.images)
+        own = self.look.clip is not None and self.look.clip.own
+        self.video_token_id: int | None = self.tokenizer.convert_tokens_to_ids(self.look.clip.slot) if own else None
+        self.visual_ids = torch.tensor([self.image_token_id, *([self.video_token_id] if own else [])])
         self.preprocessed = 0
         self._pictures: Cache[Picture] = Cache(cache_bytes, lambda p: p.patches.nbytes)
         self._prompts: Cache[Prefix] = Cache(cache_bytes, lambda p: p.data.nbytes)
@@ -136,24 +155,31 @@ class Processor:
         vocabulary = self.tokenizer.get_vocab()
         return tuple(sorted({self.image_token_id, *(vocabulary[t] for t in self.look.never if t in vocabulary)}))
 
-    def encode(self, messages: Sequence[Message], images: Sequence[Image.Image]) -> Prefix:
-        """The prompt up to and including the generation prompt, as a `Prefix` whose `data` is a `Prompt`."""
+    def encode(self, messages: Sequence[Message], images: Sequence[Image.Image | Video]) -> Prefix:
+        """The prompt up to and including the generation prompt, as a `Prefix` whose `data` is a `Prompt`.
+
+        Args:
+          images: images and clips, in the order of the messages' "image" and "video" parts.
+        """
         text = self.render(messages)
-        keys = [picture_hash(image) for image in images]
+        keys = [clip_hash(x) if isinstance(x, Video) else picture_hash(x) for x in images]
         key = hashlib.blake2b(json.dumps([text, keys]).encode(), digest_size=16).hexdigest()
         if (found := self._prompts.get(key)) is not None:
             return found
-        pictures = tuple(self.picture(image, len(images) == 1, k) for image, k in zip(images, keys, strict=True))
+        alone = sum(not isinstance(x, Video) for x in images) == 1
+        self._check_placeholders(text, images)
+        pictures = tuple(self.clip(x, k) if isinstance(x, Video) else self.picture(x, alone, k) for x, k in zip(images, keys, strict=True))
         ids = torch.tensor(self._ids(text, pictures))
         positions, next_position = self._positions(ids, pictures)
-        places = (ids == self.image_token_id).nonzero()[:, 0]
+        places = torch.isin(ids, self.visual_ids).nonzero()[:, 0]
         return self._prompts.put(key, Prefix(key, Prompt(ids, places, positions, next_position, pictures), len(ids)))
 
     def encode_append(self, messages: Sequence[Message]) -> list[int]:
         """Text-only tokens that follow an assistant answer: the end of its turn, `messages`, the next generation prompt."""
-        if any(part.get("type") == "image" for m in messages if not isinstance(m["content"], str) for part in m["content"]):
+        if any(part.get("type") in ("image", "video") for m in messages if not isinstance(m["content"], str) for part in m["content"]):
             raise ValueError(
-                "encode_append: found an image part; expected text only (a new image needs a new prefix: Observation(append=False))"
+                "encode_append: found an image or video part; expected text only (a new image needs a new prefix: "
+                "Observation(append=False))"
             )
         opening = [{"role": "user", "content": [{"type": "text", "text": "."}]}]
         text = self.render([*opening, {"role": "assistant", "content": [{"type": "text", "text": ANSWER}]}, *messages])
@@ -175,9 +201,24 @@ class Processor:
         if (found := self._pictures.get(key)) is not None:
             return found
         self.preprocessed += 1
-        rgb = image if image.mode == "RGB" else image.convert("RGB")
-        patches, grid, tokens, text = self.look.show(self.settings, rgb, alone)
+        patches, grid, tokens, text, _ = self.look.show(self.settings, rgb(image), alone)
         return self._pictures.put(key, Picture(key, patches, *self.normalisation, grid, tokens, (image.height, image.width), text))
+
+    def clip(self, video: Video, key: str | None = None) -> Picture:
+        """The clip's frames and how its family shows them, made once per content."""
+        if self.look.clip is None:
+            able = ", ".join(name for name, look in LOOKS.items() if look.clip)
+            raise ValueError(f"{self.folder}: found a Video among the images; this family takes none (those that do: {able})")
+        key = key or clip_hash(video)
+        if (found := self._pictures.get(key)) is not None:
+            return found
+        self.preprocessed += 1
+        taken = clips.load(video, self.look.clip.take, self.settings.video)
+        token = self.look.clip.slot if self.look.clip.own else self.placeholder
+        patches, grid, tokens, text, seconds = self.look.clip.show(self.settings, taken, token)
+        height, width = taken.frames.shape[-2:]
+        norm = clips.normalisation(self.settings.video)
+        return self._pictures.put(key, Picture(key, patches, *norm, grid, tokens, (height, width), text, seconds))
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=skip_special, clean_up_tokenization_spaces=False)
@@ -185,34 +226,62 @@ class Processor:
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
         self.images.save_pretrained(folder)
-        file = self.folder / "processor_config.json"
-        if file.exists() and folder.resolve() != self.folder.resolve():
-            shutil.copy(file, folder)
+        for name in ("processor_config.json", "video_preprocessor_config.json"):
+            if (self.folder / name).exists() and folder.resolve() != self.folder.resolve():
+                shutil.copy(self.folder / name, folder)
+
+    def _slots(self, text: str, media: bool) -> list[str]:
+        """The text cut at its placeholders, these in the odd places; a clip's counts where there are clips, or where it is a token."""
+        clip = self.look.clip
+        names = [self.placeholder, *([clip.slot] if clip and (clip.own or media) else [])]
+        return re.split("(" + "|".join(map(re.escape, names)) + ")", text)
+
+    def _check_placeholders(self, text: str, images: Sequence[Image.Image | Video]) -> None:
+        """One placeholder of the right kind for each image and clip."""
+        slots = self._slots(text, any(isinstance(x, Video) for x in images))[1::2]
+        if len(slots) != len(images):
+            raise ValueError(
+                f"prompt: found {len(slots)} image placeholders but {len(images)} images; expected one image per "
+                f'{{"type": "image"}} part, one Video per {{"type": "video"}} part (likely causes: a placeholder typed into the text, a chat '
+                f"template that leaves videos out). Prompt begins {text[:160]!r}"
+            )
+        for i, (slot, image) in enumerate(zip(slots, images)):
+            if isinstance(image, Video) != (slot != self.placeholder):
+                kind = "a clip" if isinstance(image, Video) else "an image"
+                raise ValueError(
+                    f"prompt: images[{i}] is {kind} but the message has {slot!r} in its place; "
+                    "expected images and clips in the order of the message's parts"
+                )
 
     def _ids(self, text: str, pictures: Sequence[Picture]) -> list[int]:
         """Each placeholder of the text gives way to its picture's own text, whose placeholders then become runs of visual tokens."""
-        first, *rest = text.split(self.placeholder)
-        if len(rest) != len(pictures):
-            raise ValueError(
-                f"prompt: found {len(rest)} image placeholders but {len(pictures)} images; expected one image per "
-                f'{{"type": "image"}} part (a likely cause is a placeholder typed into the text). Prompt begins {text[:160]!r}'
-            )
-        whole = first + "".join(p.text + after for p, after in zip(pictures, rest))
-        bos = self.tokenizer.bos_token
+        first, *rest = self._slots(text, any(p.seconds is not None for p in pictures))[::2]
+        whole = first + "".join(p.text + after for p, after in zip(pictures, rest, strict=True))
+        bos, visual = self.tokenizer.bos_token, set(self.visual_ids.tolist())
         special = self.look.frame is None and not (bos and text.startswith(bos))
-        parts = [(p.tokens, p.text.count(self.placeholder)) for p in pictures]
-        runs = iter([tokens // n for tokens, n in parts for _ in range(n)])
+        own = self.look.clip.slot if self.look.clip and self.look.clip.own else self.placeholder
+        runs = iter([n for p in pictures for n in _runs(p, self.placeholder if p.seconds is None else own)])
         ids = self.tokenizer(whole, add_special_tokens=special)["input_ids"]
-        return [j for i in ids for j in ([i] * next(runs) if i == self.image_token_id else [i])]
+        return [j for i in ids for j in ([i] * next(runs) if i in visual else [i])]
 
     def _positions(self, ids: Tensor, pictures: Sequence[Picture]) -> tuple[Tensor, int]:
         if self.rope_index is None or not pictures:
             return torch.arange(len(ids)).expand(3, -1), len(ids)
-        kinds = (ids == self.image_token_id).int()
+        kinds = (ids == self.image_token_id).int() + 2 * (ids == self.video_token_id).int()
+        stills, moving = ([p for p in pictures if (p.seconds is None) == still] for still in (True, False))
         positions, delta = self.rope_index(
-            ids[None], mm_token_type_ids=kinds[None], image_grid_thw=torch.tensor([p.grid for p in pictures])
+            ids[None],
+            mm_token_type_ids=kinds[None],
+            image_grid_thw=torch.tensor([p.grid for p in stills]) if stills else None,
+            video_grid_thw=torch.tensor([p.grid for p in moving]) if moving else None,
+            second_per_grid_ts=torch.tensor([p.seconds for p in moving]) if moving else None,
         )
         return positions[:, 0], len(ids) + int(delta)
+
+
+def _runs(picture: Picture, placeholder: str) -> list[int]:
+    n = picture.text.count(placeholder)
+    return [picture.tokens // n] * n
 
 
 def _look(folder: Path) -> Look:

@@ -16,6 +16,8 @@ from typing import Any
 
 from PIL import Image
 
+from fovea.images import rgb
+
 MAX_PIXELS = 89_478_485
 """Pillow's own limit for a picture that is not suspected to be a decompression bomb."""
 
@@ -61,12 +63,7 @@ class Picture:
             image.load()
         except (OSError, SyntaxError, ValueError) as error:
             raise BadImage(f"{self.name}, damaged or cut short ({error})", "a complete image file") from None
-        image = ImageOps.exif_transpose(image)
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            layer = image.convert("RGBA")
-            white = Image.new("RGBA", layer.size, "white")
-            return Image.alpha_composite(white, layer).convert("RGB")
-        return image.convert("RGB")
+        return rgb(ImageOps.exif_transpose(image))
 
     def _open(self, max_pixels: int) -> Image.Image:
         try:

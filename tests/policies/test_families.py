@@ -1,0 +1,105 @@
+"""Every family's prompts and pixels are those of its stock processor, as `tests/fixtures/processors/make.py` recorded them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from fovea.policies.looks import LOOKS
+from fovea.policies.pictures import anyres_tokens
+from fovea.policies.processor import Processor
+from fovea.types import user
+from tests.policies import family_folders as folders
+
+STOCK = json.loads((Path(__file__).parents[1] / "fixtures" / "processors" / "stock.json").read_text())
+
+
+@functools.cache
+def processor(family: str) -> Processor:
+    with tempfile.TemporaryDirectory() as folder:
+        return Processor(Path(folder), folders.build(family, Path(folder)))
+
+
+def check_pixels(x: torch.Tensor, stock: dict) -> None:
+    """Equal bytes; the sampled values say how far apart they are when not."""
+    assert x.numel() == torch.Size(stock["shape"]).numel() and x.shape[-1] == stock["shape"][-1]
+    flat = x.contiguous().flatten()
+    at = torch.linspace(0, len(flat) - 1, 16).long()
+    torch.testing.assert_close(flat[at], torch.tensor(stock["values"]), atol=1e-6, rtol=0)
+    assert hashlib.sha256(flat.numpy().tobytes()).hexdigest() == stock["sha256"]
+
+
+def whole(pictures, family: str) -> torch.Tensor:
+    """The pixels of a prompt as one tensor; a still image is two equal frames in the Qwen families."""
+    pixels = torch.cat([p.pixels for p in pictures])
+    return pixels.view(len(pixels), 3, 1, -1).expand(-1, -1, 2, -1).reshape(len(pixels), -1) if "qwen" in family else pixels
+
+
+@pytest.mark.parametrize("case", folders.CASES)
+@pytest.mark.parametrize("family", LOOKS)
+def test_ids_and_pixels_are_those_of_the_stock_processor(family, case):
+    stock = STOCK["families"][family]["pictures"][case]
+    prompt = processor(family).encode(*folders.said(folders.CASES[case])).data
+    ids = iter(stock["ids"])
+    assert prompt.ids.tolist() == [i for i, n in zip(ids, ids) for _ in range(n)]
+    check_pixels(whole(prompt.pictures, family), stock["pixels"])
+
+
+@pytest.mark.parametrize("family", LOOKS)
+def test_a_prompt_says_where_each_pictures_tokens_stand(family):
+    prompt = processor(family).encode(*folders.said(folders.CASES["two, one with alpha"])).data
+    assert prompt.places.tolist() == (prompt.ids == processor(family).image_token_id).nonzero()[:, 0].tolist()
+    assert len(prompt.places) == sum(p.tokens for p in prompt.pictures)
+    assert [p.size for p in prompt.pictures] == [(500, 300), (48, 64)]
+    assert prompt.positions.tolist() == [list(range(len(prompt.ids)))] * 3 and prompt.next_position == len(prompt.ids)
+
+
+@pytest.mark.parametrize("family", LOOKS)
+def test_a_policy_may_not_emit_what_stands_for_pictures(family):
+    p = processor(family)
+    prompt = p.encode(*folders.said(folders.CASES["wide"])).data
+    assert set(prompt.ids[prompt.places].tolist()) == {p.image_token_id} <= set(p.never_ids)
+    assert p.tokenizer.unk_token_id not in p.never_ids and p.tokenizer.eos_token_id not in p.never_ids
+
+
+def test_pictures_on_their_own_and_in_company_are_kept_apart():
+    p, image = processor("llava_onevision"), folders.picture(750, 380)
+    alone, company = p.picture(image), p.picture(image, alone=False)
+    assert len(alone.patches) == 3 and alone.grid == (1, 1, 2)
+    assert len(company.patches) == 1 and company.tokens == 730
+    assert p.picture(image) is alone and p.picture(image, alone=False) is company
+
+
+def test_tokens_of_a_picture_in_tiles_by_hand():
+    """400 x 200 on two tiles of 4 tokens side by side: no padding, 4 rows of 8 tokens and a line break each."""
+    assert anyres_tokens((400, 200), (1, 1, 2), 4, 9) == 4 * 9
+    # 400 x 100 fills 8 x 2 of the 8 x 4
+    assert anyres_tokens((400, 100), (1, 1, 2), 4, 9) == 2 * 9
+    # no more than one tile's worth: sqrt(32 / 16) = 1.41, so 4 x 8 becomes 2 x 5
+    assert anyres_tokens((400, 200), (1, 1, 2), 4, 1) == 2 * 6
+
+
+@pytest.mark.parametrize(("family", "missing"), [("llava", "patch_size"), ("smolvlm", "image_seq_len")])
+def test_a_checkpoint_without_its_processors_fields_is_named(tmp_path, family, missing):
+    image = folders.build(family, tmp_path)
+    (tmp_path / "processor_config.json").unlink()
+    with pytest.raises(ValueError, match=rf"processor_config\.json: found no field '{missing}'.*saved without its processor"):
+        Processor(tmp_path, image).encode(user("What?"), [folders.picture(30, 30)])
+
+
+@pytest.mark.parametrize("family", ["llava", "llava_onevision", "internvl"])
+def test_a_saved_processor_encodes_as_before(tmp_path, family):
+    image = folders.build(family, tmp_path / "a")
+    first = Processor(tmp_path / "a", image)
+    (tmp_path / "b").mkdir()
+    first.save(tmp_path / "b")
+    (tmp_path / "b" / "config.json").write_text((tmp_path / "a" / "config.json").read_text())
+    said = folders.said(folders.CASES["small gray"])
+    a, b = first.encode(*said).data, Processor(tmp_path / "b", image).encode(*said).data
+    assert a.ids.tolist() == b.ids.tolist() and torch.equal(a.pictures[0].pixels, b.pictures[0].pixels)
