@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Video:
       frames: file: how many frames to take in all, instead of `fps`. With neither the checkpoint decides.
     """
 
-    source: str | Path | tuple[Image, ...]
+    source: str | Path | tuple[Image.Image, ...]
     fps: float | None = None
     frames: int | None = None
 
@@ -68,14 +67,14 @@ def probe(path: str | Path) -> Stream:
         return Stream(total, float(stream.average_rate), (stream.width, stream.height))
 
 
-def read_frames(path: str | Path, indices: Sequence[int]) -> list[Image]:
+def read_frames(path: str | Path, indices: Sequence[int]) -> list[Image.Image]:
     """The frames of these rising indices, RGB, decoded from the start of the file."""
     wanted, found = set(indices), {}
     with _open(path) as container:
         try:
             for i, frame in enumerate(container.decode(video=0)):
                 if i in wanted:
-                    found[i] = frame.to_image()
+                    found[i] = Image.fromarray(frame.to_ndarray(format="rgb24"))
                 if i >= max(wanted):
                     break
         except _av().FFmpegError as e:

@@ -181,7 +181,8 @@ def qwen(settings: Settings, clip: Clip, token: str) -> Shown:
     if v.get("cap_pixels_per_frame"):
         budget = int(v["max_video_tokens"] * factor**2 * 0.9) * v["temporal_patch_size"] // len(clip.frames)
         high = max(min(high, budget), int(low * 1.05))
-    patches, grid, tokens = _patches(clip.frames, smart_resize(*clip.frames.shape[-2:], factor, low, high), v)
+    height, width = clip.frames.shape[-2:]
+    patches, grid, tokens = _patches(clip.frames, smart_resize(height, width, factor, low, high), v)
     return Shown(patches, grid, tokens, token, v["temporal_patch_size"] / (len(clip.indices) / clip.total * clip.fps))
 
 

@@ -142,9 +142,9 @@ class Processor:
                 "(a base model without one cannot be prompted with chat messages)"
             )
         self.normalisation = normalisation(self.images)
-        own = self.look.clip is not None and self.look.clip.own
-        self.video_token_id: int | None = self.tokenizer.convert_tokens_to_ids(self.look.clip.slot) if own else None
-        self.visual_ids = torch.tensor([self.image_token_id, *([self.video_token_id] if own else [])])
+        clip = self.look.clip
+        self.video_token_id: int | None = self.tokenizer.convert_tokens_to_ids(clip.slot) if clip and clip.own else None
+        self.visual_ids = torch.tensor([i for i in (image_token_id, self.video_token_id) if i is not None])
         self.preprocessed = 0
         self._pictures: Cache[Picture] = Cache(cache_bytes, lambda p: p.patches.nbytes)
         self._prompts: Cache[Prefix] = Cache(cache_bytes, lambda p: p.data.nbytes)
@@ -214,8 +214,7 @@ class Processor:
             return found
         self.preprocessed += 1
         taken = clips.load(video, self.look.clip.take, self.settings.video)
-        token = self.look.clip.slot if self.look.clip.own else self.placeholder
-        patches, grid, tokens, text, seconds = self.look.clip.show(self.settings, taken, token)
+        patches, grid, tokens, text, seconds = self.look.clip.show(self.settings, taken, self._token(clip=True))
         height, width = taken.frames.shape[-2:]
         norm = clips.normalisation(self.settings.video)
         return self._pictures.put(key, Picture(key, patches, *norm, grid, tokens, (height, width), text, seconds))
@@ -230,6 +229,10 @@ class Processor:
             if (self.folder / name).exists() and folder.resolve() != self.folder.resolve():
                 shutil.copy(self.folder / name, folder)
 
+    def _token(self, clip: bool) -> str:
+        """The visual token of images or of clips."""
+        return self.look.clip.slot if clip and self.look.clip and self.look.clip.own else self.placeholder
+
     def _slots(self, text: str, media: bool) -> list[str]:
         """The text cut at its placeholders, these in the odd places; a clip's counts where there are clips, or where it is a token."""
         clip = self.look.clip
@@ -242,8 +245,8 @@ class Processor:
         if len(slots) != len(images):
             raise ValueError(
                 f"prompt: found {len(slots)} image placeholders but {len(images)} images; expected one image per "
-                f'{{"type": "image"}} part, one Video per {{"type": "video"}} part (likely causes: a placeholder typed into the text, a chat '
-                f"template that leaves videos out). Prompt begins {text[:160]!r}"
+                f'{{"type": "image"}} part, one Video per {{"type": "video"}} part (likely causes: a placeholder typed into the text, '
+                f"a chat template that leaves videos out). Prompt begins {text[:160]!r}"
             )
         for i, (slot, image) in enumerate(zip(slots, images)):
             if isinstance(image, Video) != (slot != self.placeholder):
@@ -259,8 +262,7 @@ class Processor:
         whole = first + "".join(p.text + after for p, after in zip(pictures, rest, strict=True))
         bos, visual = self.tokenizer.bos_token, set(self.visual_ids.tolist())
         special = self.look.frame is None and not (bos and text.startswith(bos))
-        own = self.look.clip.slot if self.look.clip and self.look.clip.own else self.placeholder
-        runs = iter([n for p in pictures for n in _runs(p, self.placeholder if p.seconds is None else own)])
+        runs = iter([n for p in pictures for n in _runs(p, self._token(p.seconds is not None))])
         ids = self.tokenizer(whole, add_special_tokens=special)["input_ids"]
         return [j for i in ids for j in ([i] * next(runs) if i in visual else [i])]
 

@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from fovea.video import Video
+
 CLIP = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
 HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -49,6 +51,23 @@ SPLIT_VIDEO = {"do_pad": True, **STEPS, **HALF, "resample": 1}
 QWEN_SIZE = {"shortest_edge": 3136, "longest_edge": 448 * 448}
 SPLIT = {"do_image_splitting": True, "do_pad": True, **STEPS, **HALF, "resample": 1}
 PINPOINTS = [[384 * r, 384 * c] for r in range(1, 7) for c in range(1, 7) if r * c <= 9]
+
+
+def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    """Integer arithmetic only: slopes, edges and fine stripes, the same on every machine."""
+    y, x, c = np.ogrid[:height, :width, : {"RGB": 3, "RGBA": 4, "L": 1}[mode]]
+    pixels = (x * 5 + y * 3 + c * 67 + (x * y // 37) % 90 + ((x // 17 + y // 23 + c) % 2) * 80).astype(np.uint8)
+    return Image.fromarray(pixels[..., 0] if mode == "L" else pixels)
+
+
+def moving(frames: int, width: int, height: int) -> list[Image.Image]:
+    """A view that slides over a picture, a bright square that goes the other way."""
+    scene = picture(width + 9 * frames, height)
+    shots = [scene.crop((9 * t, 0, 9 * t + width, height)) for t in range(frames)]
+    for t, shot in enumerate(shots):
+        shot.paste((255, 240, 10 * t), (width - 20 - 3 * t, 10 + 2 * t, width - 4 - 3 * t, 26 + 2 * t))
+    return shots
+
 
 IMAGES: dict[str, dict[str, Any]] = {
     "qwen2_vl": {**QWEN, "size": QWEN_SIZE},
@@ -129,6 +148,25 @@ CASES: dict[str, list[Any]] = {
 }
 """What the user says: text, and pictures as (width, height[, mode])."""
 
+CLIP_FILE = Path(__file__).parents[1] / "fixtures" / "processors" / "clip.mp4"
+"""3 seconds of 10 frames of 160 x 120."""
+CLIPS: dict[str, list[Any]] = {
+    "five pictures": [Video(tuple(moving(5, 130, 96)), fps=4.0), "What moves?"],
+    "pictures of no known rate": ["Look: ", Video(tuple(moving(2, 64, 90)))],
+    "a file, 4 a second": [Video(CLIP_FILE, fps=4.0), "What moves?"],
+    "six frames of a file": ["Before. ", Video(CLIP_FILE, frames=6), "in the middle"],
+    "a picture and two clips": [
+        "A ",
+        (90, 64),
+        "B ",
+        Video(tuple(moving(4, 80, 60)), fps=2.0),
+        "C ",
+        Video(tuple(moving(4, 60, 80)), fps=1.0),
+    ],
+}
+"""What the user says: text, pictures and clips."""
+OWN_CHOICE = {"a file, as the checkpoint says": [Video(CLIP_FILE), "thing"]}
+
 IMAGE_TOKEN = {family: "<image>" for family in IMAGES} | {family: "<|image_pad|>" for family in IMAGES if "qwen" in family}
 IMAGE_TOKEN["internvl"] = "<IMG_CONTEXT>"
 
@@ -143,6 +181,7 @@ def build(family: str, folder: Path) -> int:
         "config": {"model_type": family, "image_token_id": image},
         "tokenizer_config": {"tokenizer_class": "PreTrainedTokenizerFast", **config},
         "preprocessor_config": IMAGES[family],
+        "video_preprocessor_config": VIDEOS.get(family, {}),
         "processor_config": FIELDS.get(family, {}),
     }
     for name, content in files.items():
@@ -150,17 +189,18 @@ def build(family: str, folder: Path) -> int:
     return image
 
 
-def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
-    """Integer arithmetic only: slopes, edges and fine stripes, the same on every machine."""
-    y, x, c = np.ogrid[:height, :width, : {"RGB": 3, "RGBA": 4, "L": 1}[mode]]
-    pixels = (x * 5 + y * 3 + c * 67 + (x * y // 37) % 90 + ((x // 17 + y // 23 + c) % 2) * 80).astype(np.uint8)
-    return Image.fromarray(pixels[..., 0] if mode == "L" else pixels)
+def clips(family: str) -> dict[str, list[Any]]:
+    """The cases that the family's stock processor can do: SmolVLM's takes pictures or clips, and not all checkpoints choose frames."""
+    own = OWN_CHOICE if family in ("qwen2_5_vl", "qwen3_vl", "smolvlm") else {}
+    return {n: c for n, c in (CLIPS | own).items() if family != "smolvlm" or "picture and" not in n}
 
 
-def said(case: list[Any]) -> tuple[list[dict[str, Any]], list[Image.Image]]:
-    """One user message and its pictures."""
-    content = [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in case]
-    return [{"role": "user", "content": content}], [picture(*part) for part in case if not isinstance(part, str)]
+def said(case: list[Any]) -> tuple[list[dict[str, Any]], list[Image.Image | Video]]:
+    """One user message, its pictures and clips."""
+    kinds = {str: "text", tuple: "image", Video: "video"}
+    content = [{"type": kinds[type(part)]} | ({"text": part} if isinstance(part, str) else {}) for part in case]
+    images = [part if isinstance(part, Video) else picture(*part) for part in case if not isinstance(part, str)]
+    return [{"role": "user", "content": content}], images
 
 
 def _byte_level(special: list[str], merges: str = "Ċ Ċ|i n|Ġ i|t h|Ġ th|Ġth e|e d|r ed|Ġ c|Ġc o|: Ċ|. Ċ|? Ċ") -> Tokenizer:

@@ -51,6 +51,40 @@ def test_ids_and_pixels_are_those_of_the_stock_processor(family, case):
     check_pixels(whole(prompt.pictures, family), stock["pixels"])
 
 
+@pytest.mark.parametrize(("family", "case"), [(f, c) for f, look in LOOKS.items() if look.clip for c in folders.clips(f)])
+def test_clips_are_those_of_the_stock_processor(family, case):
+    if "file" in case:
+        pytest.importorskip("av", reason="reading video files needs the extra `video`")
+    stock = STOCK["families"][family]["clips"][case]
+    p, seen = processor(family), {}
+
+    def rope_index(ids, **facts):
+        seen.update(facts)
+        return torch.zeros(3, 1, ids.shape[1], dtype=torch.long), torch.zeros(1)
+
+    p.rope_index = rope_index if "kinds" in stock else None
+    prompt = p.encode(*folders.said(folders.clips(family)[case])).data
+    p.rope_index = None
+    ids = iter(stock["ids"])
+    assert prompt.ids.tolist() == [i for i, n in zip(ids, ids) for _ in range(n)]
+    stills, moving = ([x for x in prompt.pictures if (x.seconds is None) == still] for still in (True, False))
+    if "pixel_values_videos" in stock:
+        check_pixels(torch.cat([x.pixels for x in moving]), stock["pixel_values_videos"])
+        if stills:
+            check_pixels(whole(stills, family), stock["pixel_values"])
+    else:
+        check_pixels(torch.cat([x.pixels for x in prompt.pictures]), stock["pixel_values"])
+    if "kinds" in stock:
+        kinds = iter(stock["kinds"])
+        assert seen["mm_token_type_ids"][0].tolist() == [i for i, n in zip(kinds, kinds) for _ in range(n)]
+        assert seen["video_grid_thw"].tolist() == stock["video_grid_thw"]
+        assert (seen["image_grid_thw"] is None) == (not stills) and (
+            not stills or seen["image_grid_thw"].tolist() == stock["image_grid_thw"]
+        )
+    if "second_per_grid_ts" in stock:
+        torch.testing.assert_close(seen["second_per_grid_ts"], torch.tensor(stock["second_per_grid_ts"]))
+
+
 @pytest.mark.parametrize("family", LOOKS)
 def test_a_prompt_says_where_each_pictures_tokens_stand(family):
     prompt = processor(family).encode(*folders.said(folders.CASES["two, one with alpha"])).data
