@@ -15,8 +15,8 @@ tiny = Recipe(
     tasks_per_step=32,
     group_size=8,
     micro_batch=256,
-    steps=40,
-    learning_rate=2e-4,
+    steps=30,
+    learning_rate=1e-4,
 )
 
 real = Recipe(
