@@ -80,7 +80,7 @@ def caption_row(rng: np.random.Generator, i: int, item: Item) -> Row:
 
 
 def in_words(item: Item) -> str:
-    """What replaces the picture in text-only practice: the caption in other words than an answer's, so that those of the question are rare."""
+    """What replaces the picture in text-only practice: the caption in other words than an answer's, so that the question's are rare."""
     return item.caption.title()
 
 
