@@ -17,7 +17,7 @@ from typing import Any
 
 from common import HERE, PARTS, curve, provenance, read, run_parts, write
 
-CHANGES: dict[str, Any] = {"sampling__max_new_tokens": 24, "learning_rate": 3e-4, "steps": 100, "eval_tasks": 0}
+CHANGES: dict[str, Any] = {"sampling__max_new_tokens": 24, "learning_rate": 2e-4, "steps": 80, "eval_tasks": 0}
 
 
 def main() -> None:
