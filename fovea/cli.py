@@ -173,15 +173,17 @@ def push(args: list[str]) -> int:
     parser.add_argument("model", help="a run folder (its last checkpoint), a checkpoint of a run, or a model folder")
     parser.add_argument("repo", help="OWNER/NAME")
     parser.add_argument("--private", action="store_true", help="make the repository private")
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--merged", action="store_true", help="whole weights, adapters folded in (default)")
+    weights.add_argument("--adapter", action="store_true", help="the adapters alone")
     parser.add_argument("--license", default="", help="identifier for the card, such as apache-2.0")
-    parser.add_argument("--base", default="", help="OWNER/NAME of the base model, for the card")
+    parser.add_argument("--base", default="", help="OWNER/NAME of the base model, for the card and for adapters")
     parser.add_argument("--dry-run", action="store_true", help="print the card and list the files, then stop")
     options = parser.parse_args(args)
     from fovea import hub
 
-    done = hub.push(
-        options.model, options.repo, private=options.private, license=options.license, base=options.base, dry_run=options.dry_run
-    )
+    given = {k: getattr(options, k) for k in ("private", "adapter", "license", "base", "dry_run")}
+    done = hub.push(options.model, options.repo, **given)
     if options.dry_run:
         print(done.card)
     for name, size in done.files.items():

@@ -6,8 +6,10 @@ The access token is what ``hf auth login`` stored or ``HF_TOKEN`` holds. It goes
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from pathlib import Path
 
 from fovea import __version__
 from fovea.report import card
+from fovea.report.run import write_json
 
 PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 PART = r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?"
@@ -47,6 +50,7 @@ def push(
     repo: str,
     *,
     private: bool = False,
+    adapter: bool = False,
     license: str = "",
     base: str = "",
     token: str | None = None,
@@ -58,13 +62,14 @@ def push(
       model: a run folder (its last checkpoint), a checkpoint of a run, or a model folder.
       repo: OWNER/NAME; made if it is not there.
       private: make the repository private; a public one that is there already is refused.
+      adapter: of a model trained with LoRA send the adapters alone; otherwise they are folded into whole weights.
       license: identifier for the card, such as "apache-2.0".
-      base: hub id of the base model, for the card.
+      base: hub id of the base model, for the card and for adapters.
       token: instead of the stored one.
       dry_run: collect the files and write the card, but send nothing.
     Raises:
       HubError: no token, no network, or the hub refused.
-      ValueError: a repository name that no hub accepts; a file that may hold code.
+      ValueError: a repository name that no hub accepts; a file that may hold code; adapters asked of a model without, or without a base.
       FileNotFoundError: no model there.
     """
     for name in filter(None, (repo, base)):
@@ -72,9 +77,10 @@ def push(
     folder, run, step = locate(Path(model))
     token = "" if dry_run else _token(token)
     with tempfile.TemporaryDirectory() as scratch:
-        files = model_files(folder)
+        chosen, base = choose(folder, adapter, base, Path(scratch) / "model")
+        files = model_files(chosen)
         if "README.md" not in files:
-            files |= _describe(Path(scratch), repo, run, step, license, base)
+            files |= _describe(Path(scratch), card.model_card(repo, run, step, license, base, adapter), run)
         text = files["README.md"].read_text(encoding="utf-8")
         sizes = {name: file.stat().st_size for name, file in sorted(files.items())}
         if dry_run:
@@ -108,6 +114,28 @@ def locate(path: Path) -> tuple[Path, Path | None, int | None]:
     return path, None, None
 
 
+def choose(folder: Path, adapter: bool, base: str, scratch: Path) -> tuple[Path, str]:
+    """(folder to send, hub id of its base or ""): a model without adapters is sent as it is, one with them as `adapter` says."""
+    from fovea.policies.lora import CONFIG, base_of
+
+    named = base_of(folder)
+    if named is None:
+        if adapter:
+            raise ValueError(f"{folder}: has no adapters; expected a model trained with lora.rank > 0, or no --adapter")
+        return folder, base
+    if not adapter:
+        from fovea import api
+
+        api.export(folder, merged=scratch)
+        return scratch, base
+    base = base or ("" if Path(named).exists() or not re.fullmatch(f"{PART}/{PART}", named) else named)
+    if not base:
+        raise ValueError(f"{folder / CONFIG}: the adapters belong to {named!r}, which is on no hub; name their base with --base OWNER/NAME")
+    shutil.copytree(folder, scratch)
+    write_json(scratch / CONFIG, {**json.loads((folder / CONFIG).read_text()), "base_model_name_or_path": base})
+    return scratch, base
+
+
 def model_files(folder: Path) -> dict[str, Path]:
     """Every file of the model by its name in the repository; hidden ones are left out."""
     files = {f.relative_to(folder).as_posix(): f for f in sorted(folder.rglob("*")) if f.is_file()}
@@ -118,10 +146,9 @@ def model_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _describe(scratch: Path, repo: str, run: Path | None, step: int | None, license: str, base: str) -> dict[str, Path]:
+def _describe(scratch: Path, text: str, run: Path | None) -> dict[str, Path]:
     """The card and, where there is something to draw and matplotlib to draw it, the curve."""
     files = {"README.md": scratch / "README.md"}
-    text = card.model_card(repo, run, step, license, base)
     metric = card.picture_metric(run) if run and importlib.util.find_spec("matplotlib") else None
     if run and metric:
         from fovea.report.plots import curve_png

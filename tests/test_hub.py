@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from fovea import api, cli, hub
 from fovea.policies.hf_vlm import HFVLM
+from fovea.policies.lora import LoRA
 from fovea.report import card
 from fovea.report.run import write_json
 from fovea.trainer import checkpoint as ckpt
@@ -83,11 +84,53 @@ def test_what_was_pushed_loads_and_answers_alike(standin, tmp_path):
     run.mkdir()
     checkpoint(run, 1, policy)
     pushed = hub.push(run, "me/whole")
-    for name, content in standin.files["me/whole"].items():
-        (tmp_path / "got" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "got" / name).write_bytes(content)
+    got = arrived(standin, "me/whole", tmp_path / "got")
     assert pushed.files == {n: len(b) for n, b in sorted(standin.files["me/whole"].items())}
-    assert api.load_policy(tmp_path / "got").predict(picture(0), "?", 4) == policy.predict(picture(0), "?", 4)
+    assert api.load_policy(got).predict(picture(0), "?", 4) == policy.predict(picture(0), "?", 4)
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory):
+    """A run whose weights are LoRA adapters on a local folder, and the policy."""
+    pytest.importorskip("peft")
+    folder = tmp_path_factory.mktemp("adapted")
+    policy = HFVLM.load(build(folder / "base", "qwen2_5_vl"), lora=LoRA(rank=2), seed=1)
+    with torch.no_grad():
+        for p in policy.parameters():
+            p.add_(0.1)
+    fake_run.write(folder / "run", steps=2, eval_every=2, tasks=4, group_size=2)
+    checkpoint(folder / "run", 2, policy)
+    return folder / "run", policy
+
+
+def arrived(standin, repo, folder):
+    folder.mkdir()
+    for name, content in standin.files[repo].items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_adapters_are_folded_in_unless_they_are_wanted_alone(adapted, standin, tmp_path):
+    run, policy = adapted
+    hub.push(run, "me/whole")
+    whole = arrived(standin, "me/whole", tmp_path / "whole")
+    assert not (whole / "adapter_config.json").exists()
+    assert api.load_policy(whole).predict(picture(0), "?", 4) == policy.predict(picture(0), "?", 4)
+
+    hub.push(run, "me/part", adapter=True, base="org/base")
+    part = arrived(standin, "me/part", tmp_path / "part")
+    assert json.loads((part / "adapter_config.json").read_text())["base_model_name_or_path"] == "org/base"
+    assert not list(part.glob("model*.safetensors"))
+    text = (part / "README.md").read_text()
+    assert 'library_name: "peft"' in text and 'base_model: "org/base"' in text and "LoRA adapters" in text
+    assert str(run.parent) not in text + (part / "adapter_config.json").read_text()
+
+
+def test_adapters_of_a_local_base_need_its_name_and_others_have_none(adapted, run):
+    with pytest.raises(ValueError, match="name their base with --base OWNER/NAME"):
+        hub.push(adapted[0], "me/part", adapter=True, dry_run=True)
+    with pytest.raises(ValueError, match="has no adapters"):
+        hub.push(run, "me/part", adapter=True, dry_run=True)
 
 
 # -- the card -------------------------------------------------------------------------------------------------------------------
