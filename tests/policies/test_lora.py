@@ -73,6 +73,7 @@ def compare(folder, tmp_path, where, dtype="float32", path="direct", **options):
     return logp_error, gradient_error(gradient, plain.gradients())
 
 
+@pytest.mark.support("lora")
 @pytest.mark.parametrize(("where", "path"), [("language", "direct"), ("tower", "direct"), ("both", "direct"), ("both", "interface")])
 def test_float32_matches_peft_on_the_repeated_computation(folder, tmp_path, where, path):
     logp_error, grad_error = compare(folder, tmp_path, where, path=path)
@@ -140,6 +141,7 @@ def test_the_reference_is_the_base_without_a_copy(folder, where):
     assert all(p.grad is not None and p.requires_grad for p in policy.parameters()), "a reference pass in between takes no gradient away"
 
 
+@pytest.mark.support("lora")
 def test_both_exports_are_the_policy(folder, tmp_path):
     policy = adapted(folder)
     policy.save(tmp_path / "adapter")
@@ -218,6 +220,7 @@ def weights(folder):
     return {k: v for k, v in last.state["files"].items() if k.endswith(".safetensors")}
 
 
+@pytest.mark.support("lora", family="qwen2_5_vl", trained=True)
 def test_a_run_trains_and_keeps_adapters_only_and_resumes_bit_equal(tmp_path, capsys):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run = fovea.train("grpo", out=whole, quiet=True, **SMALL)
