@@ -4,7 +4,9 @@
 parameter (of the test or of its fixtures) that names one of `fovea.support.FAMILIES`, or ``family=NAME``. The weights are small and random
 unless ``trained=True`` says otherwise.
 
-    pytest -m support --support benchmarks/support.json
+    rm benchmarks/support.json; pytest -m support --support benchmarks/support.json
+
+A file that is there is added to, so that tests can run in several places: what passes raises a cell, what fails makes it untested.
 """
 
 import json
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fovea.support import FAMILIES, FEATURES, LEVELS, known, table
+from fovea.support import FAMILIES, FEATURES, LEVELS, known, read, table
 
 
 def pytest_addoption(parser):
@@ -53,6 +55,7 @@ class Ledger:
 
     def __init__(self, file):
         self.file, self.passed, self.failed = file, {}, set()
+        self.before = {(family, feature): level for family, row in read([file]).items() for feature, level in row.items()}
 
     def pytest_runtest_logreport(self, report):
         for family, feature, level in (value for name, value in report.user_properties if name == "support"):
@@ -62,9 +65,13 @@ class Ledger:
             elif report.when == "call" and report.passed:
                 self.passed[at] = max(level, self.passed.get(at, level), key=LEVELS.index)
 
+    def now(self):
+        raised = {at: max(level, self.passed.get(at, level), key=LEVELS.index) for at, level in self.before.items()}
+        return table(raised, self.failed)
+
     def pytest_sessionfinish(self, exitstatus):
         if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-            self.file.write_text(json.dumps(table(self.passed, self.failed), indent=2) + "\n", encoding="utf-8")
+            self.file.write_text(json.dumps(self.now(), indent=2) + "\n", encoding="utf-8")
 
     def pytest_terminal_summary(self, terminalreporter, exitstatus):
         if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):

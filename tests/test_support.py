@@ -57,9 +57,9 @@ def session(folder, text, *options):
     """The exit status and output of a session of its own over `text`, with this repository's conftest."""
     (folder / "test_it.py").write_text(text)
     shutil.copy(ROOT / "tests" / "conftest.py", folder)
-    command = [sys.executable, "-m", "pytest", "-q", "--rootdir", str(folder), *options, str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=60)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "xdist", "--rootdir", str(folder), *options, str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=600)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -77,6 +77,16 @@ def test_cells_are_what_passed_and_nothing_that_failed(tmp_path, workers):
     assert list(found) == list(support.FAMILIES)
     assert all(list(row) == list(support.FEATURES) for row in found.values())
     assert "3 of 63 cells shown by tests; failed: llava fsdp2, qwen2_vl lora" in output
+
+
+def test_a_file_that_is_there_is_added_to(tmp_path):
+    file = tmp_path / "support.json"
+    before = {"llava": {"lora": "tested", "remote": "shrunken"}, "qwen2_vl": {"lora": "tested", "full": "tested"}}
+    file.write_text(json.dumps(before))
+    session(tmp_path, CASES, "--support", str(file))
+    found = json.loads(file.read_text())
+    assert found["llava"] | {"full": "tested", "lora": "tested", "remote": "shrunken"} == found["llava"]
+    assert found["qwen2_vl"] | {"lora": "untested", "full": "tested"} == found["qwen2_vl"]
 
 
 def test_without_the_option_nothing_is_written(tmp_path):
