@@ -1,4 +1,4 @@
-"""Decoding for the Qwen-VL text decoders: one prompt's keys and values are shared by all its rows, weights are fused per rollout.
+"""Decoding for every decoder that `decoder.run` knows: one prompt's keys and values are shared by all its rows, weights are fused per rollout.
 
 A cohort is what was prefilled together: N prompts of P (padded) tokens and R rows, prompt by prompt. Linear layers run over the rows
 of all cohorts at once; attention runs per cohort over (N, G) slots, G the largest number of rows that a prompt has left. K key-value
@@ -15,68 +15,100 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from fovea.policies.decoder import norms_of, scoring_of
+from fovea.policies.head import capped
 from fovea.policies.lora import weight_of
+from fovea.policies.ops import rms_parts
+from fovea.policies.shared_prefix import Scoring
 
 
 class LayerWeights(NamedTuple):
-    """(inputs, outputs) matrices, so that a few rows times a matrix is a plain row-major product."""
+    """(inputs, outputs) matrices, so that a few rows times a matrix is a plain row-major product; biases and norms where there are any."""
 
     qkv: Tensor
     qkv_bias: Tensor | None
-    out: Tensor
-    gate_up: Tensor
-    down: Tensor
     qk_norm: Tensor | None
+    out: Tensor
+    out_bias: Tensor | None
+    attended: Tensor | None
+    gate_up: Tensor
+    gate_up_bias: Tensor | None
+    down: Tensor
+    down_bias: Tensor | None
+    mixed: Tensor | None
+    scoring: Scoring
 
 
 class Weights(NamedTuple):
     """Fused copies of the decoder's weights, valid until the next optimizer step."""
 
     layers: tuple[LayerWeights, ...]
-    embed: Tensor
+    embed: nn.Module
+    act: nn.Module
     norm: Tensor
     head: Tensor
+    cap: float | None
     eps: float
     kv_heads: int
     head_size: int
 
 
 @torch.no_grad()
-def fuse(text: Any, head: Tensor) -> Weights:
-    """Stack the query, key and value projections, and the gate and up projections, of each layer."""
+def fuse(text: Any, head: Tensor, cap: float | None = None) -> Weights:
+    """Stack the query, key and value projections, and the gate and up projections, of each layer; `cap` is that of the logits."""
     first = text.layers[0].self_attn
-    D, eps = first.head_dim, text.norm.variance_epsilon
-    scale = first.scaling
+    D, (_, eps) = first.head_dim, _rms(text.norm)
     layers = []
     for layer in text.layers:
-        a, m = layer.self_attn, layer.mlp
+        a, m, norms, scoring = layer.self_attn, layer.mlp, norms_of(layer), scoring_of(layer.self_attn)
         normed = hasattr(a, "q_norm")
-        weights = [_planes(weight_of(a.q_proj), D) * (1 if normed else scale), _planes(weight_of(a.k_proj), D), weight_of(a.v_proj)]
+        scale = 1 if normed else scoring.scale
+        weights = [_planes(weight_of(a.q_proj), D) * scale, _planes(weight_of(a.k_proj), D), weight_of(a.v_proj)]
         bias = qk_norm = None
         if a.q_proj.bias is not None:
-            bias = torch.cat([_planes(a.q_proj.bias, D) * (1 if normed else scale), _planes(a.k_proj.bias, D), a.v_proj.bias])
+            bias = torch.cat([_planes(a.q_proj.bias, D) * scale, _planes(a.k_proj.bias, D), a.v_proj.bias])
         if normed:
             H, K = a.q_proj.out_features // D, a.k_proj.out_features // D
-            qk_norm = torch.stack([_planes(a.q_norm.weight, D) * scale] * H + [_planes(a.k_norm.weight, D)] * K) * D**0.5
+            q_norm, k_norm = _planes(_rms(a.q_norm)[0], D) * scoring.scale, _planes(_rms(a.k_norm)[0], D)
+            qk_norm = torch.stack([q_norm] * H + [k_norm] * K) * D**0.5
         layers.append(
             LayerWeights(
-                qkv=_folded(layer.input_layernorm, torch.cat(weights)),
+                qkv=_folded(norms.attention, torch.cat(weights)),
                 qkv_bias=bias,
-                out=weight_of(a.o_proj).t().contiguous(),
-                gate_up=_folded(layer.post_attention_layernorm, torch.cat([weight_of(m.gate_proj), weight_of(m.up_proj)])),
-                down=weight_of(m.down_proj).t().contiguous(),
                 qk_norm=qk_norm,
+                out=weight_of(a.o_proj).t().contiguous(),
+                out_bias=a.o_proj.bias,
+                attended=_rooted(norms.attended),
+                gate_up=_folded(norms.mlp, torch.cat([weight_of(m.gate_proj), weight_of(m.up_proj)])),
+                gate_up_bias=None if m.gate_proj.bias is None else torch.cat([m.gate_proj.bias, m.up_proj.bias]),
+                down=weight_of(m.down_proj).t().contiguous(),
+                down_bias=m.down_proj.bias,
+                mixed=_rooted(norms.mixed),
+                scoring=scoring,
             )
         )
-    norm = text.norm.weight.detach() * len(text.norm.weight) ** 0.5
-    return Weights(tuple(layers), text.embed_tokens.weight.detach(), norm, head.detach(), eps, first.k_proj.out_features // D, D)
+    norm = _rms(text.norm)[0] * len(text.norm.weight) ** 0.5
+    K = first.k_proj.out_features // D
+    return Weights(tuple(layers), text.embed_tokens, text.layers[0].mlp.act_fn, norm, head.detach(), cap, eps, K, D)
 
 
 def _folded(norm: Any, weight_OI: Tensor) -> Tensor:
     """(O, I) -> (I, O) with the preceding norm's weight, and the √I that `_unit` leaves out."""
-    return (weight_OI * norm.weight * weight_OI.shape[1] ** 0.5).t().contiguous()
+    return (weight_OI * _rooted(norm)).t().contiguous()
+
+
+def _rooted(norm: Any) -> Tensor | None:
+    """A norm's weight with the √C that `_unit` leaves out."""
+    return None if norm is None else _rms(norm)[0] * len(norm.weight) ** 0.5
+
+
+def _rms(norm: Any) -> tuple[Tensor, float]:
+    parts = rms_parts(norm)
+    if parts is None:
+        raise ValueError(f"decode: found a {type(norm).__name__}; expected RMS norms in the decoder")
+    return parts
 
 
 def _planes(x: Tensor, D: int) -> Tensor:
@@ -94,7 +126,7 @@ class Cohort:
 
     Args:
       prefix_k: per layer (N, K, D, P), paired and ready for the matrix product; prefix_v: per layer (N, K, P, D).
-      prefix_mask: (N, P) 0 or -inf, None when all prompts are equally long.
+      prompt_N: length of each prompt.
       owner_R: prompt of each row, ascending.
       suffix: (2, layers, R, K, room, D) keys and values of each row's own tokens.
       length_R: tokens held in each row's suffix.
@@ -105,13 +137,13 @@ class Cohort:
         self,
         prefix_k: list[Tensor],
         prefix_v: list[Tensor],
-        prefix_mask: Tensor | None,
+        prompt_N: Tensor,
         owner_R: Tensor,
         suffix: Tensor,
         length_R: Tensor,
         turn: Tensor,
     ):
-        self.prefix_k, self.prefix_v, self.prefix_mask = prefix_k, prefix_v, prefix_mask
+        self.prefix_k, self.prefix_v, self.prompt_N = prefix_k, prefix_v, prompt_N
         self.owner_R, self.length_R, self.turn = owner_R, length_R, turn
         self._place(suffix, int(length_R.max()) if len(length_R) else 0)
 
@@ -130,7 +162,7 @@ class Cohort:
         prompts, self.owner_R = self.owner_R[index].unique(return_inverse=True)
         if len(prompts) < len(self.prefix_k[0]):
             self.prefix_k, self.prefix_v = [x[prompts] for x in self.prefix_k], [x[prompts] for x in self.prefix_v]
-            self.prefix_mask = None if self.prefix_mask is None else self.prefix_mask[prompts]
+            self.prompt_N = self.prompt_N[prompts]
         self._place(suffix, suffix.shape[-2])
 
     def _slots(self) -> Tensor:
@@ -140,7 +172,9 @@ class Cohort:
 
     def _place(self, suffix: Tensor, used: int) -> None:
         """Lay the rows' caches out in (N, G) slots: `values` (layers, N, K, G, room, D), `keys` (..., D, room) ready for their product."""
-        self.N = len(self.prefix_k[0])
+        self.N, P = len(self.prefix_k[0]), self.prefix_k[0].shape[-1]
+        beyond = torch.arange(P) >= self.prompt_N[:, None]
+        self.prefix_mask = suffix.new_zeros(beyond.shape).masked_fill_(beyond, float("-inf")) if beyond.any() else None
         count_N = torch.bincount(self.owner_R, minlength=self.N)
         self.G = int(count_N.max()) if self.R else 0
         self.slot_R = None if bool((count_N == self.G).all()) else self._slots()
@@ -162,16 +196,24 @@ class Cohort:
                 f"decode: a row holds {held} tokens and the cohort was prefilled with room for no more; prefill with a larger `room`"
             )
         self.used = held + 1
-        self.mask = self._mask()
+        self.masks: dict[int | None, Tensor | None] = {}
         if self.level:
             return self.turn[:, held, None]
         rows = torch.arange(self.R)
         self.n, self.g = self._slots() // self.G, self._slots() % self.G
         return self.turn[rows, self.length_R, None]
 
-    def _mask(self) -> Tensor | None:
-        """(N, 1, G, 1, P + used) 0 or -inf over prefix and suffix, None when nothing is masked."""
-        if self.prefix_mask is None and self.level:
+    def _mask(self, window: int | None) -> Tensor | None:
+        """(N, 1, G, 1, P + used) 0 or -inf over prefix and suffix, None when nothing is masked; made once per token and kind of layer."""
+        if window not in self.masks:
+            self.masks[window] = self._make_mask(window)
+        return self.masks[window]
+
+    def _make_mask(self, window: int | None) -> Tensor | None:
+        prompt_R = self.prompt_N[self.owner_R]
+        at_R = prompt_R + self.length_R
+        hides = window is not None and int(at_R.max()) >= window
+        if self.prefix_mask is None and self.level and not hides:
             return None
         P, like = self.prefix_k[0].shape[-1], self.values
         mask = like.new_zeros(self.N, self.G, P + self.used)
@@ -180,9 +222,13 @@ class Cohort:
         if not self.level:
             beyond = torch.arange(self.used) > self.length_R[:, None]
             mask.view(self.N * self.G, -1)[self._slots(), P:] = like.new_zeros(beyond.shape).masked_fill_(beyond, float("-inf"))
+        if hides:
+            place_R = torch.cat([torch.arange(P).expand(self.R, -1), prompt_R[:, None] + torch.arange(self.used)], 1)
+            left = place_R <= (at_R - window)[:, None]
+            mask.view(self.N * self.G, -1)[self._slots()] += like.new_zeros(left.shape).masked_fill_(left, float("-inf"))
         return mask[:, None, :, None]
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, layer: int, scoring: Scoring, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(R, K * r, D) scaled queries and (R, K, D) new keys and values -> (R, K * r * D)."""
         keys, values = self.keys[layer], self.values[layer]
         if self.level:
@@ -194,9 +240,9 @@ class Cohort:
         q = self._to_slots(q.unflatten(1, (k.shape[1], -1))).contiguous()
         on_prefix = (q.flatten(2, 3) @ prefix_k).unflatten(2, (self.G, -1))
         on_suffix = q @ keys[..., : self.used]
-        scores = torch.cat([on_prefix, on_suffix], -1)
-        if self.mask is not None:
-            scores += self.mask
+        scores = capped(torch.cat([on_prefix, on_suffix], -1), scoring.cap)
+        if (mask := self._mask(scoring.window)) is not None:
+            scores += mask
         weights = torch.softmax(scores, -1)
         out = (weights[..., :P].flatten(2, 3) @ prefix_v).unflatten(2, (self.G, -1))
         out += weights[..., P:] @ values[:, :, :, : self.used]
@@ -218,23 +264,35 @@ def step(weights: Weights, cohorts: Sequence[Cohort], tokens: Sequence[Tensor]) 
     """Append one token to every row of every cohort; returns the logits (R, V) of the next one, in float32."""
     sizes = [c.R for c in cohorts]
     K, D, eps = weights.kv_heads, weights.head_size, weights.eps
-    x = weights.embed[torch.cat(list(tokens))]
+    x = weights.embed(torch.cat(list(tokens)))
     turn = torch.cat([c.begin() for c in cohorts])
     for i, w in enumerate(weights.layers):
         h = _unit(x, eps)
-        qkv = (h @ w.qkv if w.qkv_bias is None else torch.addmm(w.qkv_bias, h, w.qkv)).unflatten(-1, (-1, D))
+        qkv = _linear(h, w.qkv, w.qkv_bias).unflatten(-1, (-1, D))
         qk, v = qkv[:, :-K], qkv[:, -K:]
         if w.qk_norm is not None:
             qk = _unit(qk, eps) * w.qk_norm
         qk = _turned(qk, turn)
         sides = zip(cohorts, qk[:, :-K].split(sizes), qk[:, -K:].split(sizes), v.split(sizes))
-        o = [c.attend(i, *qkv_c) for c, *qkv_c in sides]
-        x = torch.addmm(x, o[0] if len(o) == 1 else torch.cat(o), w.out)
-        gate, up = (_unit(x, eps) @ w.gate_up).chunk(2, -1)
-        x = torch.addmm(x, F.silu(gate).mul_(up), w.down)
+        o = [c.attend(i, w.scoring, *qkv_c) for c, *qkv_c in sides]
+        x = _added(x, o[0] if len(o) == 1 else torch.cat(o), w.out, w.out_bias, w.attended, eps)
+        gate, up = _linear(_unit(x, eps), w.gate_up, w.gate_up_bias).chunk(2, -1)
+        x = _added(x, weights.act(gate).mul_(up), w.down, w.down_bias, w.mixed, eps)
     for c in cohorts:
         c.end()
-    return list(F.linear(_unit(x, eps) * weights.norm, weights.head).float().split(sizes))
+    return list(capped(F.linear(_unit(x, eps) * weights.norm, weights.head).float(), weights.cap).split(sizes))
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x @ weight if bias is None else torch.addmm(bias, x, weight)
+
+
+def _added(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, norm: Tensor | None, eps: float) -> Tensor:
+    """x plus the product of y, normalised where the family does so."""
+    if bias is None and norm is None:
+        return torch.addmm(x, y, weight)
+    z = _linear(y, weight, bias)
+    return x + (z if norm is None else _unit(z, eps) * norm)
 
 
 def _unit(x: Tensor, eps: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""A Hugging Face vision-language model as a policy: Qwen2-VL, Qwen2.5-VL and Qwen3-VL checkpoints from a local folder.
+"""A Hugging Face vision-language model as a policy: a local checkpoint folder of one of the `FAMILIES`.
 
 It encodes prompts, samples (prefill, decode) and re-computes log-probabilities with gradient (evaluate), each unique image and each
 unique prompt once. Two ways through the model give the same numbers: the family's own forward with our attention functions registered
@@ -24,19 +24,15 @@ from torch import Tensor, nn
 from fovea.batch import Batch
 from fovea.policies import decoder, generation, shared_prefix, vision
 from fovea.policies import lora as adapters
+from fovea.policies.families import FAMILIES, Family
 from fovea.policies.generation import Cohort
-from fovea.policies.head import logp_and_entropy
+from fovea.policies.head import capped, logp_and_entropy
 from fovea.policies.lora import LoRA
 from fovea.policies.processor import PLACEHOLDERS, Cache, Picture, Processor, Prompt
 from fovea.policies.shared_prefix import Layout
 from fovea.policies.vision import Features
 from fovea.types import Message, Prefix, user
 
-FAMILIES = {
-    "qwen2_vl": "Qwen2VLForConditionalGeneration",
-    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
-    "qwen3_vl": "Qwen3VLForConditionalGeneration",
-}
 VALUE_HEAD = "value_head.safetensors"
 
 
@@ -56,7 +52,9 @@ class Model(nn.Module):
 
     def list_parameters(self) -> None:
         """Walking the modules costs as much as a layer of decoding, so the parameters that `_stamp` watches are listed once."""
-        self.text_parameters, self.visual_parameters = tuple(self.text.parameters()), tuple(self.visual.parameters())
+        self.text_parameters = tuple(self.text.parameters())
+        spoken = set(map(id, self.text_parameters))
+        self.visual_parameters = tuple(p for p in self.vlm.model.parameters() if id(p) not in spoken)
         self.adapters = [layer for _, layer in adapters.adapted(self.vlm)]
 
     def without_adapters(self) -> Model:
@@ -68,12 +66,25 @@ class Model(nn.Module):
         return view
 
     @property
+    def family(self) -> Family:
+        return FAMILIES[self.vlm.config.model_type]
+
+    @property
     def text(self) -> Any:
-        return self.vlm.model.language_model
+        return self.vlm.model.get_decoder()
 
     @property
     def visual(self) -> Any:
-        return self.vlm.model.visual
+        return self.vlm.model.get_encoder("image")
+
+    @property
+    def cap(self) -> float | None:
+        """That of the logits."""
+        return getattr(self.vlm.config.text_config, "final_logit_softcapping", None) if self.family.capped else None
+
+    def axes(self, positions_3BT: Tensor) -> Tensor:
+        """Positions as the text model takes them: (3, B, T) for M-RoPE, else (B, T)."""
+        return positions_3BT if hasattr(self.vlm.model, "get_rope_index") else positions_3BT[0]
 
 
 class HFVLM:
@@ -123,23 +134,24 @@ class HFVLM:
         given = _folder(path)
         folder = _base(given, base, lora)
         config = _config(folder)
-        family: Any = getattr(transformers, FAMILIES[config["model_type"]])
-        vlm = family.from_pretrained(folder, dtype=getattr(torch, dtype), trust_remote_code=False, local_files_only=True)
+        made: Any = getattr(transformers, FAMILIES[config["model_type"]].model)
+        vlm = made.from_pretrained(folder, dtype=getattr(torch, dtype), trust_remote_code=False, local_files_only=True)
         model = Model(vlm, value_head).to(device=device, dtype=getattr(torch, dtype))
         if model.value is not None and (given / VALUE_HEAD).exists():
             model.value.load_state_dict(load_file(given / VALUE_HEAD))
-        vision.install(vlm.model.visual)
-        vlm.model.language_model.config._attn_implementation = shared_prefix.NAME
-        _freeze(vlm, freeze)
+        if model.family.encode is vision.packed:
+            vision.install(model.visual)
+        decoder.check(model.text)
+        model.text.config._attn_implementation = shared_prefix.NAME
+        _freeze(model, freeze)
         if given != folder:
             adapters.restore(model, given, _name(folder))
         elif lora is not None and lora.rank:
             adapters.attach(model, lora, _name(folder), seed)
         if gradient_checkpointing:
             vlm.activation_checkpointing_enable({"use_reentrant": False})
-        direct = decoder.supports(vlm.model.language_model)
-        processor = Processor(folder, vlm.config.image_token_id, vlm.model.get_rope_index)
-        return cls(model.train(), processor, "direct" if direct else "interface", gradient_checkpointing)
+        processor = Processor(folder, vlm.config.image_token_id, getattr(vlm.model, "get_rope_index", None))
+        return cls(model.train(), processor, gradient_checkpointing=gradient_checkpointing)
 
     def save(self, folder: str | Path, merged: bool = False) -> None:
         """A checkpoint folder that transformers' `from_pretrained` loads at once; with adapters, a folder of these for peft.
@@ -215,7 +227,7 @@ class HFVLM:
           A cohort of R rows, prefix-major, and the raw logits (R, V) of each row's next token in float32.
         """
         rows = [list(s) for group in suffixes for s in group]
-        layout = Layout(tuple(p.length for p in prefixes), tuple(tuple(len(s) for s in group) for group in suffixes))
+        layout = self._layout(prefixes, [[len(s) for s in group] for group in suffixes])
         kept: list[tuple[Tensor, Tensor]] = []
         tokens = torch.tensor([t for s in rows for t in s], dtype=torch.long)
         hidden = self._hidden(self.model, prefixes, layout, tokens, keep=kept)
@@ -224,7 +236,7 @@ class HFVLM:
         end_R = len(prefixes) + length_R.cumsum(0) - 1
         hidden_R = hidden[torch.where(length_R > 0, end_R, owner_R)]
         cohort = self._cohort(prefixes, layout, kept, owner_R, length_R, room)
-        return cohort, (hidden_R @ self.model.vlm.lm_head.weight.t()).float()
+        return cohort, capped((hidden_R @ self.model.vlm.lm_head.weight.t()).float(), self.model.cap)
 
     def decode(self, cohorts: Sequence[Cohort], tokens: Sequence[Tensor]) -> list[Tensor]:
         """One token for every row of every cohort -> the raw logits of the next one, (R, V) per cohort, in float32."""
@@ -270,7 +282,7 @@ class HFVLM:
         prefixes = [batch.prefixes[i] for i in table.tolist()]
         length_B = batch.length_B[order]
         held_B = length_B if "next_value" in want else length_B - 1
-        layout = Layout(tuple(p.length for p in prefixes), tuple(tuple(held_B[owner_B == n].tolist()) for n in range(len(prefixes))))
+        layout = self._layout(prefixes, [held_B[owner_B == n].tolist() for n in range(len(prefixes))])
         if torch.is_grad_enabled():
             self._counts["prefix_tokens_update"] += layout.prefix_tokens
         actions_BT, T = batch.actions_BT[order], batch.actions_BT.shape[1]
@@ -289,6 +301,7 @@ class HFVLM:
                 torch.tensor(self.banned_ids),
                 self.temperature,
                 "entropy" in want,
+                model.cap,
             )
             for name, x in (("logp", logp), ("entropy", entropy)):
                 if name in want:
@@ -302,15 +315,20 @@ class HFVLM:
 
     # -- the forward passes ---------------------------------------------------------------------------------------------------
 
+    def _layout(self, prefixes: Sequence[Prefix], rows: Sequence[Sequence[int]]) -> Layout:
+        return Layout(tuple(p.length for p in prefixes), tuple(map(tuple, rows)), self.model.family.prefix_lm)
+
     def _hidden(
         self, model: Model, prefixes: Sequence[Prefix], layout: Layout, row_tokens: Tensor, keep: list[tuple[Tensor, Tensor]] | None = None
     ) -> Tensor:
         """Hidden states of each prefix's last token and of all row tokens, (N + rows, C), for the packed row that `layout` describes."""
         prompts: list[Prompt] = [p.data for p in prefixes]
         ids = torch.cat([*(p.ids for p in prompts), row_tokens])
-        positions = _positions(prompts, layout)
-        x = model.text.embed_tokens(ids)
-        visual, at = self._visual(model, prompts), (ids[: layout.prefix_tokens] == self.processor.image_token_id).nonzero()[:, 0]
+        positions = model.axes(_positions(prompts, layout)[:, None])
+        shown = ids == self.processor.image_token_id
+        # a family may keep its placeholder outside the vocabulary; what stands there is replaced anyway
+        x = model.text.embed_tokens(ids.masked_fill(shown, 0))
+        visual, at = self._visual(model, prompts), shown[: layout.prefix_tokens].nonzero()[:, 0]
         deep = None
         if visual is not None:
             x = x.index_copy(0, at, visual.tokens.to(x.dtype))
@@ -319,9 +337,10 @@ class HFVLM:
             return decoder.run(model.text, x, positions, layout, deep, keep)
         extra: dict[str, Any] = {}
         if deep is not None:
-            shown = torch.zeros(len(ids), dtype=torch.bool).index_fill_(0, at, True)
             extra = {"visual_pos_masks": shown[None], "deepstack_visual_embeds": list(deep[1])}
-        out = model.text(inputs_embeds=x[None], position_ids=positions[:, None], use_cache=False, layout=layout, **extra)
+        # a mask of four axes is passed on as it is; without one the text model would make a dense mask of the restarting positions
+        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+        out = model.text(inputs_embeds=x[None], attention_mask=mask, position_ids=positions, use_cache=False, layout=layout, **extra)
         return out.last_hidden_state[0].index_select(0, layout.needed)
 
     def _direct(self, trained: bool = True) -> bool:
@@ -334,7 +353,7 @@ class HFVLM:
         if not pictures:
             return None
         unique: dict[str, Picture] = {p.key: p for p in pictures}
-        trained = torch.is_grad_enabled() and any(p.requires_grad for p in model.visual.parameters())
+        trained = torch.is_grad_enabled() and any(p.requires_grad for p in model.visual_parameters)
         found: dict[str, Features] = {}
         if not trained:
             stamp = _stamp(model.visual_parameters)
@@ -345,7 +364,7 @@ class HFVLM:
         missing = [p for k, p in unique.items() if k not in found]
         if missing:
             self._counts["vision_encodings"] += len(missing)
-            features = vision.encode(model.visual, missing, self._direct(trained))
+            features = model.family.encode(model.vlm, missing, self._direct(trained))
             found |= {p.key: f for p, f in zip(missing, features)}
             if not trained:
                 for p, f in zip(missing, features):
@@ -379,18 +398,16 @@ class HFVLM:
             a, t = int(start_R[r]), int(length_R[r])
             for i, (k, v) in enumerate(kept):
                 suffix[0, i, r, :, :t], suffix[1, i, r, :, :t] = generation.pair(k[:, a : a + t]), v[:, a : a + t]
-        beyond = torch.arange(P) >= torch.tensor(layout.prefix)[:, None]
-        mask = suffix.new_zeros(beyond.shape).masked_fill_(beyond, float("-inf")) if min(layout.prefix) < P else None
         first_R = torch.tensor([p.data.next_position for p in prefixes])[owner_R]
         positions = (first_R[:, None] + torch.arange(size)).expand(3, -1, -1)
         precise = suffix.new_zeros((), dtype=torch.promote_types(suffix.dtype, torch.float32))
-        cos, sin = (x[..., : D // 2].contiguous() for x in self.model.text.rotary_emb(precise, positions))
-        return Cohort(prefix_k, prefix_v, mask, owner_R, suffix, length_R, torch.complex(cos, sin))
+        cos, sin = (x[..., : D // 2].contiguous() for x in self.model.text.rotary_emb(precise, self.model.axes(positions)))
+        return Cohort(prefix_k, prefix_v, torch.tensor(layout.prefix), owner_R, suffix, length_R, torch.complex(cos, sin))
 
     def _weights(self) -> generation.Weights:
         stamp = _stamp(self.model.text_parameters)
         if self._fused is None or self._fused[0] != stamp:
-            self._fused = (stamp, generation.fuse(self.model.text, self.model.vlm.lm_head.weight))
+            self._fused = (stamp, generation.fuse(self.model.text, self.model.vlm.lm_head.weight, self.model.cap))
         return self._fused[1]
 
     @contextlib.contextmanager
@@ -433,12 +450,14 @@ def _stamp(parameters: Sequence[nn.Parameter]) -> tuple[int, ...]:
     return tuple([x for p in parameters for x in (p._version, p.data_ptr())])
 
 
-def _freeze(vlm: Any, freeze: Sequence[str]) -> None:
-    """`requires_grad` by part of the model."""
+def _freeze(model: Model, freeze: Sequence[str]) -> None:
+    """`requires_grad` by part of the model: encoder, decoder and head, and what lies between them (Qwen's mergers, inside the encoder)."""
     if unknown := set(freeze) - {"tower", "projector", "text"}:
         raise ValueError(f"freeze: found {sorted(unknown)}; expected names among tower, projector, text")
-    for name, p in vlm.named_parameters():
-        part = "text" if "visual." not in name else "projector" if "merger" in name else "tower"
+    tower = {id(p) for name, p in model.visual.named_parameters() if "merger" not in name}
+    visual = set(map(id, model.visual_parameters))
+    for p in model.vlm.parameters():
+        part = "tower" if id(p) in tower else "projector" if id(p) in visual else "text"
         p.requires_grad_(part not in freeze)
 
 

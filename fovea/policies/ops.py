@@ -10,9 +10,18 @@ from torch import Tensor
 
 def norm(module: Any, x: Tensor) -> Tensor:
     """A family's LayerNorm or RMSNorm; RMSNorm in full precision with a fused backward."""
-    if hasattr(module, "variance_epsilon") and x.dtype in (torch.float32, torch.float64):
-        return _RMSNorm.apply(x, module.weight, module.variance_epsilon)
+    if x.dtype in (torch.float32, torch.float64) and (rms := rms_parts(module)) is not None:
+        return _RMSNorm.apply(x, *rms)
     return module(x)
+
+
+def rms_parts(module: Any) -> tuple[Tensor, float] | None:
+    """(weight, eps) of an RMSNorm; Gemma's stores the weight's distance from one. None for another norm."""
+    if hasattr(module, "variance_epsilon"):
+        return module.weight, module.variance_epsilon
+    if type(module).__name__ in ("GemmaRMSNorm", "Gemma2RMSNorm"):
+        return 1 + module.weight, module.eps
+    return None
 
 
 def rotate(x_LHD: Tensor, cos_LD: Tensor, sin_LD: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Attention over one packed row [prefix_1 .. prefix_N | answers of prefix 1 | answers of prefix 2 | ...], each prefix computed once.
 
-Two streams: a prefix attends to itself causally; an answer attends to its whole prefix and causally to itself. The two halves of an
-answer's attention run as separate flash calls and are merged by their log-sum-exp, so nothing quadratic in (answers x answers) is formed:
+Two streams: a prefix attends to itself, causally or (`Layout.prefix_lm`) in both directions; an answer attends to its whole prefix and
+causally to itself. Layers may cap their scores or see a sliding window only (see `Scoring`). The two halves of an answer's attention run as separate flash calls and are merged by their log-sum-exp, so nothing quadratic in (answers x answers) is formed:
 
     lse = log(exp(lse_p) + exp(lse_o)),   out = exp(lse_p - lse) out_p + exp(lse_o - lse) out_o.
 
@@ -13,7 +13,7 @@ Token-major shapes: L packed tokens, H heads, K key-value heads, R = H / K, D he
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -47,12 +47,19 @@ class Layout:
     Attributes:
       prefix: length of each prefix.
       rows: for each prefix, the lengths of its answers (zero is allowed).
+      prefix_lm: a prefix attends to itself in both directions.
       tail: queries are only the last token of each prefix and all answer tokens; keys and values are those of the full layout.
     """
 
     prefix: tuple[int, ...]
     rows: tuple[tuple[int, ...], ...]
+    prefix_lm: bool = False
     tail: bool = False
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest sequence: a prefix and one of its answers."""
+        return max((p + max(rows, default=0) for p, rows in zip(self.prefix, self.rows)), default=0)
 
     @cached_property
     def prefix_tokens(self) -> int:
@@ -106,7 +113,31 @@ class Layout:
         return tuple(buckets)
 
     def tailed(self) -> Layout:
-        return Layout(self.prefix, self.rows, tail=True)
+        return replace(self, tail=True)
+
+
+class Scoring(NamedTuple):
+    """How a layer turns products of queries and keys into scores.
+
+    Attributes:
+      scale: factor of the products.
+      cap: scores are cap * tanh(score / cap).
+      window: a token sees the `window` last tokens up to itself; in a `prefix_lm` layout the prefix sees all of itself even so.
+    """
+
+    scale: float
+    cap: float | None = None
+    window: int | None = None
+
+    def hides(self, layout: Layout) -> bool:
+        """Whether the window is short enough to hide anything."""
+        return self.window is not None and layout.longest > self.window
+
+    def mask(self, query_at: Tensor, key_at: Tensor) -> Tensor:
+        """(queries, keys) 0 or -inf for tokens at these places of one sequence, causal and within the window."""
+        behind = query_at[:, None] - key_at
+        hidden = (behind < 0) | (behind >= (self.window or len(key_at) + len(query_at)))
+        return torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
 
 
 def shared_prefix_attention(
@@ -117,9 +148,11 @@ def shared_prefix_attention(
     attention_mask: Tensor | None,
     scaling: float,
     layout: Layout | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
     **kwargs,
 ) -> tuple[Tensor, None]:
-    """The function behind `NAME` in transformers' attention interface; an ordinary SDPA call when no `layout` is passed.
+    """The function behind `NAME` in transformers' attention interface; the family's ordinary attention when no `layout` is passed.
 
     Args:
       query: (1, H, L, D); key, value: (1, K, L, D).
@@ -127,48 +160,49 @@ def shared_prefix_attention(
       (1, L, H, D) and no attention weights.
     """
     if layout is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    return two_streams(query[0], key[0], value[0], layout, scaling)[None], None
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, softcap=softcap, **kwargs)
+    return two_streams(query[0], key[0], value[0], layout, Scoring(scaling, softcap, sliding_window))[None], None
 
 
 AttentionInterface.register(NAME, shared_prefix_attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-def two_streams(q_HLD: Tensor, k_KLD: Tensor, v_KLD: Tensor, layout: Layout, scale: float) -> Tensor:
+def two_streams(q_HLD: Tensor, k_KLD: Tensor, v_KLD: Tensor, layout: Layout, scoring: Scoring) -> Tensor:
     """(H, Lq, D) queries, (K, L, D) keys and values -> (Lq, H, D)."""
-    return _TwoStreams.apply(q_HLD, k_KLD, v_KLD, layout, scale)
+    return _TwoStreams.apply(q_HLD, k_KLD, v_KLD, layout, scoring)
 
 
 class _TwoStreams(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: Layout, scoring: Scoring) -> Tensor:
         H, Lq, D = q.shape
         out = q.new_empty(Lq, H, D).transpose(0, 1)
         lse = torch.empty(Lq, H, dtype=torch.promote_types(q.dtype, torch.float32), device=q.device).t()
         R = H // k.shape[0]
-        for a, b, part, causal in _prefix_parts(layout):
-            out_p, lse_p = flash(_split(q[:, part], R), _share(k[:, a:b], R), _share(v[:, a:b], R), causal, scale)
+        for a, b, part, causal in _prefix_parts(layout, scoring):
+            out_p, lse_p = flash(_split(q[:, part], R), _share(k[:, a:b], R), _share(v[:, a:b], R), causal, scoring)
             out[:, part], lse[:, part] = out_p.flatten(0, 1), lse_p.flatten(0, 1)
         answers = slice(layout.head, Lq)
         ky, vy = k[:, layout.prefix_tokens :], v[:, layout.prefix_tokens :]
         for bucket in layout.buckets:
-            out_o, lse_o = flash(_block(q[:, answers], bucket), _block(ky, bucket, R), _block(vy, bucket, R), True, scale)
+            causal = _own(bucket, layout, scoring)
+            out_o, lse_o = flash(_block(q[:, answers], bucket), _block(ky, bucket, R), _block(vy, bucket, R), causal, scoring)
             _merge(out[:, answers], lse[:, answers], out_o, lse_o, bucket)
         ctx.save_for_backward(q, k, v, out, lse)
-        ctx.layout, ctx.scale = layout, scale
+        ctx.layout, ctx.scoring = layout, scoring
         return out.transpose(0, 1)
 
     @staticmethod
     def backward(ctx: Any, grad_LHD: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         q, k, v, out, lse = ctx.saved_tensors
-        layout, scale, grad = ctx.layout, ctx.scale, grad_LHD.transpose(0, 1)
+        layout, scoring, grad = ctx.layout, ctx.scoring, grad_LHD.transpose(0, 1)
         R = q.shape[0] // k.shape[0]
         dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for a, b, part, causal in _prefix_parts(layout):
+        for a, b, part, causal in _prefix_parts(layout, scoring):
             saved = _split(out[:, part], R), _split(lse[:, part], R)
             sides = _split(q[:, part], R), _share(k[:, a:b], R), _share(v[:, a:b], R)
-            gq, gk, gv = flash_backward(_split(grad[:, part], R), *sides, *saved, causal, scale)
+            gq, gk, gv = flash_backward(_split(grad[:, part], R), *sides, *saved, causal, scoring)
             dq[:, part] += gq.flatten(0, 1)
             dk[:, a:b] += gk.sum(1)
             dv[:, a:b] += gv.sum(1)
@@ -178,22 +212,35 @@ class _TwoStreams(torch.autograd.Function):
             g = _block(grad[:, answers], bucket)
             if bucket.valid is not None:
                 g = g * bucket.valid.view(bucket.shape[0], 1, bucket.shape[1], 1)
-            gq, gk, gv = flash_backward(g, *sides, _block(out[:, answers], bucket), _block(lse[:, answers], bucket), True, scale)
+            saved = _block(out[:, answers], bucket), _block(lse[:, answers], bucket)
+            gq, gk, gv = flash_backward(g, *sides, *saved, _own(bucket, layout, scoring), scoring)
             _add(dq[:, answers], gq, bucket)
             _add(dk[:, keys], _fold(gk, R), bucket)
             _add(dv[:, keys], _fold(gv, R), bucket)
         return dq, dk, dv, None, None
 
 
-def _prefix_parts(layout: Layout) -> list[tuple[int, int, slice, bool]]:
-    """(key start, key stop, queries, causal): each prefix on itself, then its answers on the prefix."""
+def _prefix_parts(layout: Layout, scoring: Scoring) -> list[tuple[int, int, slice, bool | Tensor]]:
+    """(key start, key stop, queries, causal or a mask): each prefix on itself, then its answers on the prefix."""
     shift = layout.head - layout.prefix_tokens
+    hides = scoring.hides(layout)
     parts = []
     for n, (a, b, c, d) in enumerate(layout.spans):
-        parts.append((a, b, slice(n, n + 1) if layout.tail else slice(a, b), not layout.tail))
+        at = torch.arange(b - a)
+        own: bool | Tensor = not layout.tail and not layout.prefix_lm
+        if hides and not layout.prefix_lm:
+            own = scoring.mask(at[-1:] if layout.tail else at, at)
+        parts.append((a, b, slice(n, n + 1) if layout.tail else slice(a, b), own))
         if d > c:
-            parts.append((a, b, slice(c + shift, d + shift), False))
+            answers_at = b - a + torch.cat([torch.arange(t) for t in layout.rows[n]])
+            parts.append((a, b, slice(c + shift, d + shift), scoring.mask(answers_at, at) if hides else False))
     return parts
+
+
+def _own(bucket: Bucket, layout: Layout, scoring: Scoring) -> bool | Tensor:
+    """Causal, or the mask of answers on themselves."""
+    at = torch.arange(bucket.shape[1])
+    return scoring.mask(at, at) if scoring.hides(layout) else True
 
 
 def _split(x_HS: Tensor, R: int) -> Tensor:
@@ -236,30 +283,52 @@ def _merge(out_HSD: Tensor, lse_HS: Tensor, out_BHTD: Tensor, lse_BHT: Tensor, b
     lse_HS.index_copy_(1, take, torch.logaddexp(lse_before, lse_own))
 
 
-def flash(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-    """(B, H, S, D) attention and its log-sum-exp (B, H, S)."""
-    if q.device.type == "cpu":
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
-    s = _scores(q, k, causal, scale)
-    lse = s.logsumexp(-1)
-    return (s - lse[..., None]).exp().to(v.dtype) @ v, lse
+def flash(q: Tensor, k: Tensor, v: Tensor, causal: bool | Tensor, scoring: Scoring) -> tuple[Tensor, Tensor]:
+    """(B, H, S, D) attention and its log-sum-exp (B, H, S); a query that sees no key gives 0 and -inf.
+
+    Args:
+      causal: whether query i sees keys 0 to i only, or an additive mask (queries, keys).
+    """
+    masked = isinstance(causal, Tensor)
+    if q.device.type == "cpu" and scoring.cap is None:
+        mask = causal.to(q.dtype) if masked else None
+        attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        out, lse = attend(q, k, v, 0.0, not masked and causal, attn_mask=mask, scale=scoring.scale)
+    else:
+        s, _ = _scores(q, k, causal, scoring)
+        lse = s.logsumexp(-1)
+        out = (s - lse[..., None]).exp().to(v.dtype) @ v
+    if masked and (blind := causal.amax(-1) < 0).any():
+        out, lse = out.masked_fill(blind[:, None], 0), lse.masked_fill(blind, float("-inf"))
+    return out, lse
 
 
 def flash_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool | Tensor, scoring: Scoring
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, given an output and a log-sum-exp that may cover more keys than these."""
-    if q.device.type == "cpu":
+    if q.device.type == "cpu" and scoring.cap is None:
+        masked = isinstance(causal, Tensor)
+        mask = causal.to(q.dtype) if masked else None
         backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-        return backward(grad, q, k, v, out, lse, 0.0, causal, scale=scale)
-    p = (_scores(q, k, causal, scale) - lse[..., None]).exp()
+        return backward(grad, q, k, v, out, lse, 0.0, not masked and causal, attn_mask=mask, scale=scoring.scale)
+    s, slope = _scores(q, k, causal, scoring)
+    p = (s - lse[..., None]).exp()
     delta = (grad.to(p.dtype) * out.to(p.dtype)).sum(-1, keepdim=True)
-    ds = (p * ((grad @ v.transpose(-1, -2)).to(p.dtype) - delta) * scale).to(q.dtype)
+    ds = p * ((grad @ v.transpose(-1, -2)).to(p.dtype) - delta) * scoring.scale
+    ds = (ds if slope is None else ds * slope).to(q.dtype)
     return ds @ k, ds.transpose(-1, -2) @ q, p.to(grad.dtype).transpose(-1, -2) @ grad
 
 
-def _scores(q: Tensor, k: Tensor, causal: bool, scale: float) -> Tensor:
-    s = (q @ k.transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32)) * scale
-    if causal:
+def _scores(q: Tensor, k: Tensor, causal: bool | Tensor, scoring: Scoring) -> tuple[Tensor, Tensor | None]:
+    """Masked scores, and what the cap multiplies their gradient by (None without one)."""
+    s = (q @ k.transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32)) * scoring.scale
+    slope = None
+    if scoring.cap is not None:
+        s = (s / scoring.cap).tanh()
+        slope, s = 1 - s.square(), s * scoring.cap
+    if isinstance(causal, Tensor):
+        s = s + causal.to(s)
+    elif causal:
         s = s.masked_fill(torch.ones(s.shape[-2:], dtype=torch.bool, device=s.device).triu(1), float("-inf"))
-    return s
+    return s, slope

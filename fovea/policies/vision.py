@@ -1,13 +1,14 @@
-"""The vision tower: every image encoded once, windows and images of equal length in one attention call.
+"""Pictures through the vision tower, every one once: a function for each way in which families hand pictures to `get_image_features`.
 
-Two ways that give the same features: the family's own forward with `segment_attention` in transformers' attention interface (towers
-split by `cu_seqlens` in a Python loop unless the attention's name says flash; ours does, and takes the boundaries whole), and a shorter
-loop over the same modules with fused norms and rotations.
+`packed` (Qwen) puts the patches of all pictures in one row, windows and images of equal length in one attention call. There are two ways
+that give the same features: the family's own forward with `segment_attention` in transformers' attention interface (towers split by
+`cu_seqlens` in a Python loop unless the attention's name says flash; ours does, and takes the boundaries whole), and a shorter loop over
+the same modules with fused norms and rotations. The others cut a picture into square tiles, which their own forward takes as a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -59,14 +60,14 @@ class Plan(NamedTuple):
 
 
 def install(visual: Any) -> None:
-    """Give a tower our attention and patch embedding; its weights and their names stay as they are."""
+    """Give a tower of packed patches our attention and patch embedding; its weights and their names stay as they are."""
     visual.config._attn_implementation = NAME
     visual.patch_embed.forward = partial(embed_patches, visual.patch_embed)
 
 
-def encode(visual: Any, pictures: Sequence[Picture], direct: bool = True) -> list[Features]:
-    """Features of each picture, all in one pass through the tower."""
-    patches = torch.cat([p.pixels for p in pictures])
+def packed(vlm: Any, pictures: Sequence[Picture], direct: bool) -> list[Features]:
+    """Features of each picture, all patches in one row; `direct` takes the shorter loop."""
+    patches, visual = torch.cat([p.pixels for p in pictures]), vlm.model.visual
     grids = tuple(p.grid for p in pictures)
     if direct:
         merged, deep = _run(visual, patches, _plan_of(visual, grids))
@@ -75,6 +76,52 @@ def encode(visual: Any, pictures: Sequence[Picture], direct: bool = True) -> lis
         merged, deep = out.pooler_output, getattr(out, "deepstack_features", None) or ()
     tokens = [x.split([p.tokens for p in pictures]) for x in (merged, *deep)]
     return [Features(first, tuple(rest)) for first, *rest in zip(*tokens)]
+
+
+def tiles(vlm: Any, pictures: Sequence[Picture], direct: bool) -> list[Features]:
+    """Features of each picture, the (T, C, H, W) tiles of all pictures as one batch."""
+    return _in_batches(vlm, pictures, lambda batch, pixels: {"pixel_values": pixels})
+
+
+def masked_tiles(vlm: Any, pictures: Sequence[Picture], direct: bool) -> list[Features]:
+    """As `tiles`, for towers that want them as the tiles of one sample and a mask (T, H, W) of what is no padding."""
+
+    def arguments(batch: Sequence[Picture], pixels: Tensor) -> dict[str, Any]:
+        sizes = [p.pixels[:, 0].shape if p.mask is None else p.mask for p in batch]
+        masks = [x if isinstance(x, Tensor) else torch.ones(x, dtype=torch.bool) for x in sizes]
+        return {"pixel_values": pixels[None], "pixel_attention_mask": torch.cat(masks)[None]}
+
+    return _in_batches(vlm, pictures, arguments)
+
+
+def any_resolution(vlm: Any, pictures: Sequence[Picture], direct: bool) -> list[Features]:
+    """As `tiles`, where the model joins a picture's tiles to one grid of the picture's (height, width) and cuts off the padding.
+
+    A picture of one tile stands in a prompt with several pictures, which are not cut; the family says so by the number of pictures.
+    """
+
+    def arguments(batch: Sequence[Picture], pixels: Tensor) -> dict[str, Any]:
+        counts = [1] * len(batch) if len(pixels) > len(batch) else [max(2, len(batch))]
+        return {"pixel_values": pixels, "image_sizes": torch.tensor([p.size for p in batch]), "batch_num_images": torch.tensor(counts)}
+
+    return _in_batches(vlm, pictures, arguments)
+
+
+def _in_batches(
+    vlm: Any, pictures: Sequence[Picture], arguments: Callable[[Sequence[Picture], Tensor], dict[str, Any]]
+) -> list[Features]:
+    """Pictures whose tiles are of one size, cut or not, go through the family's `get_image_features` together."""
+    groups: dict[Any, list[tuple[Picture, Tensor]]] = {}
+    for p in pictures:
+        pixels = p.pixels.to(vlm.dtype)
+        groups.setdefault((len(pixels) > 1, pixels.shape[1:]), []).append((p, pixels))
+    found: dict[str, Features] = {}
+    for group in groups.values():
+        batch = [p for p, _ in group]
+        out = vlm.model.get_image_features(**arguments(batch, torch.cat([x for _, x in group])), return_dict=True)
+        tokens = torch.cat([x.flatten(0, -2) for x in out.pooler_output])
+        found |= {p.key: Features(x) for p, x in zip(batch, tokens.split([p.tokens for p in batch]), strict=True)}
+    return [found[p.key] for p in pictures]
 
 
 def embed_patches(patch_embed: nn.Module, patches: Tensor) -> Tensor:

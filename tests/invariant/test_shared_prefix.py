@@ -9,7 +9,7 @@ from transformers.models.qwen2_vl import modeling_qwen2_vl
 from transformers.models.qwen3_vl import modeling_qwen3_vl
 
 from fovea.policies.hf_vlm import HFVLM
-from fovea.policies.shared_prefix import Layout, two_streams
+from fovea.policies.shared_prefix import Layout, Scoring, two_streams
 from fovea.types import user
 from tests.policies.plain import Plain, batch_of, gradient_error, gradients
 from tests.policies.tiny_checkpoints import FAMILIES, build, picture
@@ -204,5 +204,5 @@ def test_long_completions_cost_no_dense_mask():
     saved = []
     q, k, v = (torch.randn(h, 64 + 8 * 256, 16, requires_grad=True) for h in (4, 2, 2))
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
-        two_streams(q, k, v, layout, 0.25)
+        two_streams(q, k, v, layout, Scoring(0.25))
     assert max(saved) == q.numel()
