@@ -43,8 +43,8 @@ FAMILIES = {
     "qwen3_vl": Family("Qwen3VLForConditionalGeneration", vision.packed),
     "llava": Family("LlavaForConditionalGeneration", vision.tiles),
     "llava_onevision": Family("LlavaOnevisionForConditionalGeneration", vision.any_resolution),
-    "idefics3": Family("Idefics3ForConditionalGeneration", vision.masked_tiles),
-    "smolvlm": Family("SmolVLMForConditionalGeneration", vision.masked_tiles),
+    "idefics3": Family("Idefics3ForConditionalGeneration", vision.sample_tiles),
+    "smolvlm": Family("SmolVLMForConditionalGeneration", vision.sample_tiles),
     "internvl": Family("InternVLForConditionalGeneration", vision.tiles),
     "paligemma": Family("PaliGemmaForConditionalGeneration", vision.tiles, prefix_lm=True, capped=True),
 }

@@ -28,7 +28,7 @@ from fovea.policies.families import FAMILIES, Family
 from fovea.policies.generation import Cohort
 from fovea.policies.head import capped, logp_and_entropy
 from fovea.policies.lora import LoRA
-from fovea.policies.processor import PLACEHOLDERS, Cache, Picture, Processor, Prompt
+from fovea.policies.processor import Cache, Picture, Processor, Prompt
 from fovea.policies.shared_prefix import Layout
 from fovea.policies.vision import Features
 from fovea.types import Message, Prefix, user
@@ -93,7 +93,7 @@ class HFVLM:
     Attributes:
       temperature: the sampling temperature that `evaluate` divides logits by; set by the trainer.
       version: number of optimizer steps taken, bumped by the trainer.
-      eos_ids, banned_ids: tokens that end an answer; image and video placeholders, which have no probability.
+      eos_ids, banned_ids: tokens that end an answer; those that stand for pictures or frame them, which have no probability.
       path: "direct" or "interface".
     """
 
@@ -513,6 +513,6 @@ def _eos_ids(vlm: Any, processor: Processor) -> tuple[int, ...]:
 
 
 def _banned_ids(vlm: Any, processor: Processor) -> tuple[int, ...]:
-    vocabulary = processor.tokenizer.get_vocab()
     named = [getattr(vlm.config, f"{kind}_token_id", None) for kind in ("image", "video", "vision_start", "vision_end")]
-    return tuple(sorted({i for i in (*named, *(vocabulary.get(t) for t in PLACEHOLDERS)) if i is not None}))
+    ids = {*processor.never_ids, *(i for i in named if i is not None)}
+    return tuple(sorted(i for i in ids if i < vlm.config.text_config.vocab_size))

@@ -83,15 +83,9 @@ def tiles(vlm: Any, pictures: Sequence[Picture], direct: bool) -> list[Features]
     return _in_batches(vlm, pictures, lambda batch, pixels: {"pixel_values": pixels})
 
 
-def masked_tiles(vlm: Any, pictures: Sequence[Picture], direct: bool) -> list[Features]:
-    """As `tiles`, for towers that want them as the tiles of one sample and a mask (T, H, W) of what is no padding."""
-
-    def arguments(batch: Sequence[Picture], pixels: Tensor) -> dict[str, Any]:
-        sizes = [p.pixels[:, 0].shape if p.mask is None else p.mask for p in batch]
-        masks = [x if isinstance(x, Tensor) else torch.ones(x, dtype=torch.bool) for x in sizes]
-        return {"pixel_values": pixels[None], "pixel_attention_mask": torch.cat(masks)[None]}
-
-    return _in_batches(vlm, pictures, arguments)
+def sample_tiles(vlm: Any, pictures: Sequence[Picture], direct: bool) -> list[Features]:
+    """As `tiles`, for families that want them as the tiles of one sample."""
+    return _in_batches(vlm, pictures, lambda batch, pixels: {"pixel_values": pixels[None]})
 
 
 def any_resolution(vlm: Any, pictures: Sequence[Picture], direct: bool) -> list[Features]:

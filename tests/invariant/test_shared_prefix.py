@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers.models.gemma import modeling_gemma
+from transformers.models.gemma2 import modeling_gemma2
+from transformers.models.llama import modeling_llama
+from transformers.models.mistral import modeling_mistral
+from transformers.models.qwen2 import modeling_qwen2
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
 from transformers.models.qwen2_vl import modeling_qwen2_vl
+from transformers.models.qwen3 import modeling_qwen3
 from transformers.models.qwen3_vl import modeling_qwen3_vl
 
 from fovea.policies.hf_vlm import HFVLM
 from fovea.policies.shared_prefix import Layout, Scoring, two_streams
 from fovea.types import user
 from tests.policies.plain import Plain, batch_of, gradient_error, gradients
-from tests.policies.tiny_checkpoints import FAMILIES, build, picture
+from tests.policies.tiny_checkpoints import FAMILIES, VARIANTS, WORDS, build, picture
 
 torch.set_num_threads(1)
 LOOK = frozenset({"logp", "entropy"})
 
 
-@pytest.fixture(scope="session", params=FAMILIES)
+@pytest.fixture(scope="session", params=(*FAMILIES, *VARIANTS))
 def folder(request, tmp_path_factory):
     return build(tmp_path_factory.mktemp(request.param), request.param)
 
@@ -30,7 +36,7 @@ def scenes(policy: HFVLM, seed: int = 0):
     prompts.append(policy.encode(user("a number", 0), []))
     draw = torch.Generator().manual_seed(seed)
     lengths = [(7, 1, 12), (5, 5), (9, 2, 3, 30)]
-    answers = [[torch.randint(7, 370, (t,), generator=draw).tolist() for t in ts] for ts in lengths]
+    answers = [[torch.randint(*WORDS, (t,), generator=draw).tolist() for t in ts] for ts in lengths]
     batch = batch_of(list(zip(prompts, answers)), masks={(0, 2): [3, 4], (2, 0): [8]})
     return batch, images
 
@@ -65,11 +71,14 @@ def test_float32_matches_the_repeated_computation(folder, path):
 
 @pytest.fixture
 def double(monkeypatch):
-    """transformers computes norms and the towers' rotations in float32 whatever the weights are; in float64 that alone would cost 1e-6."""
-    for module in (modeling_qwen2_vl, modeling_qwen2_5_vl, modeling_qwen3_vl):
+    """transformers computes norms, the towers' rotations and an eager softmax in float32 whatever the weights are; that would cost 1e-6."""
+    towers = (modeling_qwen2_vl, modeling_qwen2_5_vl, modeling_qwen3_vl)
+    for module in towers:
         monkeypatch.setattr(module, "apply_rotary_pos_emb_vision", _rotate)
+    for module in (*towers, modeling_llama, modeling_mistral, modeling_qwen2, modeling_qwen3, modeling_gemma, modeling_gemma2):
         for name in [n for n in vars(module) if n.endswith("RMSNorm")]:
-            monkeypatch.setattr(getattr(module, name), "forward", _rms_norm)
+            monkeypatch.setattr(getattr(module, name), "forward", _gemma_norm if name.startswith("Gemma") else _rms_norm)
+    monkeypatch.setattr(modeling_gemma2, "eager_attention_forward", _capped_attention)
 
 
 def _rotate(q, k, cos, sin):
@@ -78,6 +87,16 @@ def _rotate(q, k, cos, sin):
         return x * cos[:, None].to(x.dtype) + torch.cat((-b, a), -1) * sin[:, None].to(x.dtype)
 
     return turn(q), turn(k)
+
+
+def _gemma_norm(self, x):
+    return (1 + self.weight) * x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+
+
+def _capped_attention(module, query, key, value, attention_mask, scaling, softcap, **kwargs):
+    k, v = (x.repeat_interleave(module.num_key_value_groups, 1) for x in (key, value))
+    s = softcap * ((query @ k.transpose(2, 3)) * scaling / softcap).tanh() + attention_mask
+    return (s.softmax(-1) @ v).transpose(1, 2), None
 
 
 def _rms_norm(self, x):

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoModelForImageTextToText
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers import AutoImageProcessor, AutoModelForImageTextToText
 
 from fovea.batch import Batch, collate
 from fovea.policies.hf_vlm import HFVLM
@@ -38,18 +37,30 @@ class Plain:
     """The checkpoint as transformers loads it, given prompts in the policy's encoding but pictures in its own."""
 
     def __init__(self, folder: Path, dtype: torch.dtype = torch.float32):
-        self.model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
-        self.images = Qwen2VLImageProcessorPil.from_pretrained(folder)
+        self.model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+        self.family: str = self.model.config.model_type
+        self.images = AutoImageProcessor.from_pretrained(folder, backend="pil")
 
     def logits(self, prefix: Prefix, images: Sequence[Image.Image], answer: Sequence[int]) -> Tensor:
         """(T, V) float logits before each token of the answer."""
         ids = torch.cat([prefix.data.ids, torch.tensor(answer, dtype=torch.long)])[None]
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if images:
-            kinds = (ids == self.model.config.image_token_id).int()
-            inputs |= {**self.images(images=list(images), return_tensors="pt"), "mm_token_type_ids": kinds}
+            inputs |= self._pictures(images)
+        if self.family.startswith("qwen"):
+            inputs["mm_token_type_ids"] = (ids == self.model.config.image_token_id).int()
+        if self.family == "paligemma":
+            inputs["token_type_ids"] = (torch.arange(ids.shape[1]) >= prefix.length).long()[None]
         out = self.model(**inputs).logits[0, prefix.length - 1 : -1]
         return out.to(torch.promote_types(out.dtype, torch.float32))
+
+    def _pictures(self, images: Sequence[Image.Image]) -> dict[str, Any]:
+        """What the family's own image processor makes of the images of one prompt."""
+        options = {"internvl": {"crop_to_patches": True}}.get(self.family, {})
+        inputs = dict(self.images(images=[list(images)], return_tensors="pt", **options))
+        if self.family == "llava_onevision":
+            inputs["batch_num_images"] = torch.tensor([len(images)])
+        return inputs
 
     def streams(self, batch: Batch, images: Sequence[Sequence[Image.Image]], policy: HFVLM) -> dict[str, Tensor]:
         """`logp` and `entropy` (B, T) of the batch, one forward per row."""

@@ -8,12 +8,12 @@ import torch
 from fovea.policies.hf_vlm import HFVLM
 from fovea.types import user
 from tests.policies.plain import Plain, batch_of
-from tests.policies.tiny_checkpoints import FAMILIES, build, picture
+from tests.policies.tiny_checkpoints import FAMILIES, VARIANTS, WORDS, build, picture
 
 torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=(*FAMILIES, *VARIANTS))
 def folder(request, tmp_path_factory):
     return build(tmp_path_factory.mktemp(request.param), request.param)
 
@@ -47,7 +47,7 @@ def forced(policy, cohort, logits, rows):
 def test_a_cohort_of_unequal_prompts_decodes_like_the_plain_forward(policy, plain):
     prefixes, images = prompts(policy)
     owners = [0, 0, 0, 1, 2, 2]
-    rows = torch.randint(7, 370, (6, 10), generator=torch.Generator().manual_seed(0)).tolist()
+    rows = torch.randint(*WORDS, (6, 10), generator=torch.Generator().manual_seed(0)).tolist()
     cohort, logits = policy.prefill(prefixes, [[()] * 3, [()], [()] * 2], room=10)
     found = forced(policy, cohort, logits, rows)
     for r, n in enumerate(owners):
@@ -58,7 +58,7 @@ def test_a_cohort_of_unequal_prompts_decodes_like_the_plain_forward(policy, plai
 
 def test_the_sampler_and_the_trainer_agree_on_log_probabilities(policy):
     prefixes, _ = prompts(policy)
-    rows = torch.randint(7, 370, (6, 20), generator=torch.Generator().manual_seed(1)).tolist()
+    rows = torch.randint(*WORDS, (6, 20), generator=torch.Generator().manual_seed(1)).tolist()
     policy.temperature = 0.8
     cohort, logits = policy.prefill(prefixes, [[()] * 2] * 3, room=20)
     z = forced(policy, cohort, logits, rows) / policy.temperature
@@ -84,7 +84,7 @@ def test_rows_continue_from_what_they_already_hold(policy, plain):
 
 def test_dropping_rows_and_prompts_leaves_the_others_untouched(policy):
     prefixes, _ = prompts(policy)
-    rows = torch.randint(7, 370, (6, 8), generator=torch.Generator().manual_seed(2))
+    rows = torch.randint(*WORDS, (6, 8), generator=torch.Generator().manual_seed(2))
     cohort, logits = policy.prefill(prefixes, [[()] * 2] * 3, room=8)
     expected = forced(policy, cohort, logits, rows.tolist())
     cohort, logits = policy.prefill(prefixes, [[()] * 2] * 3, room=8)

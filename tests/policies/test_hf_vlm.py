@@ -9,7 +9,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 from fovea.policies.hf_vlm import HFVLM
 from fovea.types import user
 from tests.policies.plain import Plain, batch_of
-from tests.policies.tiny_checkpoints import FAMILIES, build, picture
+from tests.policies.tiny_checkpoints import FAMILIES, WORDS, build, picture
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -83,7 +83,7 @@ def test_greedy_prediction_is_the_plain_models_arg_max(folder):
 def test_sampling_in_bfloat16_agrees_with_the_trainer(folder):
     policy = HFVLM.load(folder, dtype="bfloat16")
     prefixes = [policy.encode(user("How many?"), [picture(0)]), policy.encode(user("a number", 0))]
-    rows = torch.randint(7, 370, (4, 12), generator=torch.Generator().manual_seed(0))
+    rows = torch.randint(*WORDS, (4, 12), generator=torch.Generator().manual_seed(0))
     cohort, logits = policy.prefill(prefixes, [[()] * 2] * 2, room=12)
     logps = []
     for t in range(12):
