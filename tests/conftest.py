@@ -1,8 +1,8 @@
 """The support table, written by the tests that ran.
 
 ``@pytest.mark.support(FEATURE, ...)`` says that passing this test shows these features of `fovea.support.FEATURES`. The family is the
-parameter (of the test or of its fixtures) that names one of `fovea.support.FAMILIES`, or ``family=NAME``. The weights are small and random
-unless ``trained=True`` says otherwise.
+parameter (of the test or of its fixtures) that names one of `fovea.support.FAMILIES`, whole or before a "+", or ``family=NAME``. The
+weights are small and random unless ``trained=True`` says otherwise.
 
     rm benchmarks/support.json; pytest -m support --support benchmarks/support.json
 
@@ -42,7 +42,7 @@ def cells(mark, callspec):
     if not mark.args or set(mark.kwargs) - {"family", "trained"}:
         raise ValueError(f"support{mark.args}, {mark.kwargs}: expected at least one feature, and family= or trained= at most")
     family = mark.kwargs.get("family") or next(
-        (p for p in (callspec.params.values() if callspec else ()) if isinstance(p, str) and p in FAMILIES), None
+        (f for p in (callspec.params.values() if callspec else ()) if isinstance(p, str) and (f := p.partition("+")[0]) in FAMILIES), None
     )
     if family is None:
         raise ValueError("the mark names no family= and no parameter is one of " + ", ".join(FAMILIES))

@@ -104,7 +104,7 @@ def scoring_of(attn: Any) -> Scoring:
 
 def check(text: Any) -> None:
     """Refuse a text model with a layer that this loop does not know."""
-    if unknown := {type(layer).__name__ for layer in text.layers} - LAYERS:
+    if unknown := {type(layer).__name__ for layer in getattr(text, "layers", [text])} - LAYERS:
         raise ValueError(
             f"text model {text.config.model_type!r}: found {', '.join(sorted(unknown))}; expected decoder layers among "
             f"{', '.join(sorted(LAYERS))} (mixtures of experts and hybrid decoders do not fit the shared-prefix loop)"

@@ -2,8 +2,7 @@
 
 transformers builds every family from three parts: an image encoder (`get_encoder("image")`), a decoder (`get_decoder()`) and, in between,
 a projector. `get_image_features` turns pictures into the decoder's tokens; they take the places of the placeholder `image_token_id`.
-Positions are M-RoPE where the model has `get_rope_index` and plain otherwise (those that count from one instead of zero need nothing:
-rotary embeddings see differences only).
+Positions are M-RoPE where the model has `get_rope_index` and plain otherwise.
 
 A new family needs a line here, a decoder layer that `fovea.policies.decoder` knows, and its pictures and prompts in
 `fovea.policies.processor`.
@@ -27,12 +26,14 @@ class Family:
     Attributes:
       model: the class in transformers.
       encode: (model, pictures, direct) -> the features of each picture.
+      first: position of a prompt's first token.
       prefix_lm: a prompt attends to itself in both directions; answers are causal all the same.
       capped: logits pass the tanh of the text config's `final_logit_softcapping`, if it names one.
     """
 
     model: str
     encode: Callable[[Any, Sequence[Picture], bool], list[Features]]
+    first: int = 0
     prefix_lm: bool = False
     capped: bool = False
 
@@ -46,5 +47,5 @@ FAMILIES = {
     "idefics3": Family("Idefics3ForConditionalGeneration", vision.sample_tiles),
     "smolvlm": Family("SmolVLMForConditionalGeneration", vision.sample_tiles),
     "internvl": Family("InternVLForConditionalGeneration", vision.tiles),
-    "paligemma": Family("PaliGemmaForConditionalGeneration", vision.tiles, prefix_lm=True, capped=True),
+    "paligemma": Family("PaliGemmaForConditionalGeneration", vision.tiles, first=1, prefix_lm=True, capped=True),
 }

@@ -1,4 +1,4 @@
-"""Decoding for every decoder that `decoder.run` knows: one prompt's keys and values are shared by all its rows, weights are fused per rollout.
+"""Decoding with every decoder that `decoder.run` knows: a prompt's keys and values are shared by its rows, weights fused per rollout.
 
 A cohort is what was prefilled together: N prompts of P (padded) tokens and R rows, prompt by prompt. Linear layers run over the rows
 of all cohorts at once; attention runs per cohort over (N, G) slots, G the largest number of rows that a prompt has left. K key-value

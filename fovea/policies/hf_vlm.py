@@ -84,7 +84,7 @@ class Model(nn.Module):
 
     def axes(self, positions_3BT: Tensor) -> Tensor:
         """Positions as the text model takes them: (3, B, T) for M-RoPE, else (B, T)."""
-        return positions_3BT if hasattr(self.vlm.model, "get_rope_index") else positions_3BT[0]
+        return positions_3BT if hasattr(self.vlm.model, "get_rope_index") else positions_3BT[0] + self.family.first
 
 
 class HFVLM:
@@ -325,10 +325,9 @@ class HFVLM:
         prompts: list[Prompt] = [p.data for p in prefixes]
         ids = torch.cat([*(p.ids for p in prompts), row_tokens])
         positions = model.axes(_positions(prompts, layout)[:, None])
-        shown = ids == self.processor.image_token_id
+        visual, at = self._visual(model, prompts), torch.cat([p.places + span[0] for p, span in zip(prompts, layout.spans)])
         # a family may keep its placeholder outside the vocabulary; what stands there is replaced anyway
-        x = model.text.embed_tokens(ids.masked_fill(shown, 0))
-        visual, at = self._visual(model, prompts), shown[: layout.prefix_tokens].nonzero()[:, 0]
+        x = model.text.embed_tokens(ids.index_fill(0, at, 0))
         deep = None
         if visual is not None:
             x = x.index_copy(0, at, visual.tokens.to(x.dtype))
@@ -337,6 +336,7 @@ class HFVLM:
             return decoder.run(model.text, x, positions, layout, deep, keep)
         extra: dict[str, Any] = {}
         if deep is not None:
+            shown = torch.zeros(len(ids), dtype=torch.bool).index_fill_(0, at, True)
             extra = {"visual_pos_masks": shown[None], "deepstack_visual_embeds": list(deep[1])}
         # a mask of four axes is passed on as it is; without one the text model would make a dense mask of the restarting positions
         mask = torch.ones(1, 1, 1, 1, dtype=torch.bool)

@@ -1,7 +1,8 @@
 """Attention over one packed row [prefix_1 .. prefix_N | answers of prefix 1 | answers of prefix 2 | ...], each prefix computed once.
 
 Two streams: a prefix attends to itself, causally or (`Layout.prefix_lm`) in both directions; an answer attends to its whole prefix and
-causally to itself. Layers may cap their scores or see a sliding window only (see `Scoring`). The two halves of an answer's attention run as separate flash calls and are merged by their log-sum-exp, so nothing quadratic in (answers x answers) is formed:
+causally to itself. Layers may cap their scores or see a sliding window only (`Scoring`). The two halves of an answer's attention run as
+separate flash calls and are merged by their log-sum-exp, so nothing quadratic in (answers x answers) is formed:
 
     lse = log(exp(lse_p) + exp(lse_o)),   out = exp(lse_p - lse) out_p + exp(lse_o - lse) out_o.
 

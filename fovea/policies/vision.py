@@ -101,9 +101,7 @@ def any_resolution(vlm: Any, pictures: Sequence[Picture], direct: bool) -> list[
     return _in_batches(vlm, pictures, arguments)
 
 
-def _in_batches(
-    vlm: Any, pictures: Sequence[Picture], arguments: Callable[[Sequence[Picture], Tensor], dict[str, Any]]
-) -> list[Features]:
+def _in_batches(vlm: Any, pictures: Sequence[Picture], arguments: Callable[[Sequence[Picture], Tensor], dict[str, Any]]) -> list[Features]:
     """Pictures whose tiles are of one size, cut or not, go through the family's `get_image_features` together."""
     groups: dict[Any, list[tuple[Picture, Tensor]]] = {}
     for p in pictures:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from transformers.models.gemma import modeling_gemma
@@ -24,9 +26,26 @@ torch.set_num_threads(1)
 LOOK = frozenset({"logp", "entropy"})
 
 
-@pytest.fixture(scope="session", params=(*FAMILIES, *VARIANTS))
-def folder(request, tmp_path_factory):
-    return build(tmp_path_factory.mktemp(request.param), request.param)
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """Family or variant -> its checkpoint folder, written once."""
+    return cache(lambda name: build(tmp_path_factory.mktemp(name), name))
+
+
+@pytest.fixture(params=FAMILIES)
+def folder(request, checkpoint):
+    return checkpoint(request.param)
+
+
+@pytest.fixture(params=(*FAMILIES, *VARIANTS))
+def any_folder(request, checkpoint):
+    return checkpoint(request.param)
+
+
+@pytest.fixture(params=("qwen3_vl", "llava", "paligemma"))
+def sample(request, checkpoint):
+    """M-RoPE and features for several layers, a plain decoder, prompts in both directions: enough for what no family decides."""
+    return checkpoint(request.param)
 
 
 def scenes(policy: HFVLM, seed: int = 0):
@@ -105,8 +124,8 @@ def _rms_norm(self, x):
 
 @pytest.mark.support("shared_prefix", "multi_image")
 @pytest.mark.parametrize("path", ["direct", "interface"])
-def test_float64_gradients_match_to_rounding(folder, path, double):
-    logp_error, grad_error = compare(folder, "float64", path)
+def test_float64_gradients_match_to_rounding(any_folder, path, double):
+    logp_error, grad_error = compare(any_folder, "float64", path)
     assert logp_error <= 1e-10
     assert grad_error <= 1e-10
 
@@ -124,8 +143,8 @@ def test_gradient_checkpointing_changes_nothing(folder):
     assert grad_error <= 1e-5
 
 
-def test_any_micro_batching_adds_up_to_the_same_gradient(folder, double):
-    policy = HFVLM.load(folder, dtype="float64")
+def test_any_micro_batching_adds_up_to_the_same_gradient(sample, double):
+    policy = HFVLM.load(sample, dtype="float64")
     batch, _ = scenes(policy)
     objective(policy.evaluate(batch, LOOK), batch).backward()
     whole = gradients(policy.model.vlm)
@@ -138,8 +157,8 @@ def test_any_micro_batching_adds_up_to_the_same_gradient(folder, double):
     assert gradient_error(gradients(policy.model.vlm), whole) <= 1e-10
 
 
-def test_bfloat16_stays_close_to_its_own_repeated_computation(folder):
-    policy, plain = HFVLM.load(folder, dtype="bfloat16"), Plain(folder, torch.bfloat16)
+def test_bfloat16_stays_close_to_its_own_repeated_computation(sample):
+    policy, plain = HFVLM.load(sample, dtype="bfloat16"), Plain(sample, torch.bfloat16)
     batch, images = scenes(policy)
     with torch.no_grad():
         found, expected = policy.evaluate(batch, LOOK)["logp"], plain.streams(batch, images, policy)["logp"]
@@ -147,8 +166,8 @@ def test_bfloat16_stays_close_to_its_own_repeated_computation(folder):
     assert float(error.mean()) <= 0.02, f"mean {error.mean():.4f}, largest {error.max():.4f}"
 
 
-def test_what_the_environment_inserted_is_context_without_a_log_probability(folder):
-    policy = HFVLM.load(folder)
+def test_what_the_environment_inserted_is_context_without_a_log_probability(sample):
+    policy = HFVLM.load(sample)
     batch, _ = scenes(policy)
     with torch.no_grad():
         before = policy.evaluate(batch, LOOK)
@@ -163,18 +182,18 @@ def test_what_the_environment_inserted_is_context_without_a_log_probability(fold
     assert torch.allclose(before["logp"][others], after["logp"][others], atol=1e-6)
 
 
-def test_the_value_before_each_unit_and_after_the_last(folder):
-    policy = HFVLM.load(folder, value_head=True)
+def test_the_value_before_each_unit_and_after_the_last(sample):
+    policy = HFVLM.load(sample, value_head=True)
     batch, images = scenes(policy)
     want = frozenset({"value", "next_value"})
     assert all(float(x.detach().abs().max()) == 0 for x in policy.evaluate(batch, want).values()), "the head starts at zero"
     torch.nn.init.normal_(policy.model.value.weight)
     found = {k: x.detach() for k, x in policy.evaluate(batch, want).items()}
-    plain = Plain(folder)
+    plain = Plain(sample)
     for b in range(batch.B):
         n, T = int(batch.prefix_B[b]), int(batch.length_B[b])
         seen = []
-        hook = plain.model.model.language_model.norm.register_forward_hook(lambda m, i, out, seen=seen: seen.append(out))
+        hook = plain.model.model.get_decoder().norm.register_forward_hook(lambda m, i, out, seen=seen: seen.append(out))
         with torch.no_grad():
             plain.logits(batch.prefixes[n], images[n], batch.actions_BT[b, :T].tolist())
             value = policy.model.value(seen[0][0, batch.prefixes[n].length - 1 :])[:, 0]
@@ -184,8 +203,8 @@ def test_the_value_before_each_unit_and_after_the_last(folder):
         assert abs(float(found["next_value"][b] - value[T])) <= 2e-5
 
 
-def test_the_reference_stays_where_it_was_set(folder):
-    policy = HFVLM.load(folder)
+def test_the_reference_stays_where_it_was_set(sample):
+    policy = HFVLM.load(sample)
     batch, _ = scenes(policy)
     policy.set_reference()
     with torch.no_grad():

@@ -9,7 +9,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 from fovea.policies.hf_vlm import HFVLM
 from fovea.types import user
 from tests.policies.plain import Plain, batch_of
-from tests.policies.tiny_checkpoints import FAMILIES, WORDS, build, picture
+from tests.policies.tiny_checkpoints import FAMILIES, KINDS, WORDS, build, picture
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -42,7 +42,7 @@ def test_from_pretrained_loads_what_was_saved_and_agrees(folder, tmp_path):
 
 def test_placeholders_never_have_probability(folder):
     policy = HFVLM.load(folder)
-    names = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+    names = KINDS[policy.model.vlm.config.model_type].tokens
     assert set(policy.processor.tokenizer.convert_tokens_to_ids(list(names))) <= set(policy.banned_ids)
     prefix = policy.encode(user("a", 0))
     batch = batch_of([(prefix, [[i] for i in range(policy.vocab_size)])])
@@ -113,3 +113,9 @@ def test_wrong_requests_are_named(folder):
     batch.prefix_B[0] = -1
     with pytest.raises(ValueError, match="row 0 has no prefix"):
         policy.evaluate(batch, frozenset({"logp"}))
+
+
+def test_a_text_model_that_the_loop_does_not_know_is_refused(tmp_path):
+    build(tmp_path, "llava+phi3")
+    with pytest.raises(ValueError, match=r"text model 'phi3': found Phi3DecoderLayer; expected decoder layers among Gemma2DecoderLayer"):
+        HFVLM.load(tmp_path)

@@ -13,12 +13,12 @@ from transformers.processing_utils import ProcessorMixin
 from fovea.policies.hf_vlm import HFVLM
 from fovea.policies.processor import Cache
 from fovea.types import user
-from tests.policies.tiny_checkpoints import FAMILIES, build, picture
+from tests.policies.tiny_checkpoints import QWEN, build, picture
 
 PROCESSORS = {"qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=QWEN)
 def checkpoint(request, tmp_path_factory):
     return request.param, build(tmp_path_factory.mktemp(request.param), request.param)
 

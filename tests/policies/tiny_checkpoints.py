@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,7 +56,7 @@ class Kind(NamedTuple):
     tokens: tuple[str, ...]
     shown: str
     images: Callable[[], Any]
-    fields: dict[str, Any] = {}
+    fields: Mapping[str, Any] = MappingProxyType({})
 
 
 SIDE = 28
@@ -125,7 +126,7 @@ def build(folder: Path, family: str, scale: float = 6.0, seed: int = 0, **sizes:
     tokenizer.save_pretrained(folder)
     kind.images().save_pretrained(folder)
     if kind.fields:
-        (folder / "processor_config.json").write_text(json.dumps(kind.fields))
+        (folder / "processor_config.json").write_text(json.dumps(dict(kind.fields)))
     return folder
 
 
@@ -203,6 +204,7 @@ TEXTS = {
     "paligemma": "gemma",
 }
 QUIRKS: dict[str, dict[str, Any]] = {
+    "phi3": {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
     "mistral": {"sliding_window": 24},
     "gemma2": {
         "sliding_window": 24,
@@ -222,7 +224,12 @@ TOWERS: dict[str, dict[str, Any]] = {
 }
 PLACES: dict[str, dict[str, Any]] = {
     "llava": {"vision_feature_layer": -2, "vision_feature_select_strategy": "default"},
-    "llava_onevision": {"video_token_id": 4, "image_grid_pinpoints": GRIDS, "vision_feature_layer": -1, "vision_feature_select_strategy": "full"},
+    "llava_onevision": {
+        "video_token_id": 4,
+        "image_grid_pinpoints": GRIDS,
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "full",
+    },
     "idefics3": {"scale_factor": 2},
     "smolvlm": {"scale_factor": 2},
     "internvl": {"downsample_ratio": 0.5},
