@@ -28,7 +28,7 @@ FAMILIES = (*QWEN, "llava", "llava_onevision", "idefics3", "smolvlm", "internvl"
 VARIANTS = ("llava+mistral", "internvl+qwen3", "paligemma+gemma2")
 """Families with another text model than the usual one."""
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-WORDS = (24, 370)
+WORDS = (20, 370)
 """From and up to which id tokens are text in every family."""
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -62,7 +62,7 @@ class Kind(NamedTuple):
 SIDE = 28
 """Pixels along a tile; 16 patches of 7 pixels."""
 TILE = {"height": SIDE, "width": SIDE}
-IDEFICS3 = ("<image>", "<fake_token_around_image>", "<global-img>", *(f"<row_{r}_col_{c}>" for r in range(1, 5) for c in range(1, 5)))
+IDEFICS3 = ("<image>", "<fake_token_around_image>", "<global-img>", *(f"<row_{r}_col_{c}>" for r in range(1, 4) for c in range(1, 4)))
 GRIDS = [[SIDE * r, SIDE * c] for r in range(1, 4) for c in range(1, 4)]
 
 
