@@ -23,7 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 MAIN_JOB, DIGITS, SPEED = "benchmarks/quality/main_job.json", "benchmarks/quality/digits.json", "benchmarks/speed/step_vs_trl.json"
-SUPPORT = "benchmarks/support.json"
+SUPPORT, LEDGER = "benchmarks/support.json", "benchmarks/ledger"
 NOT_YET = "not measured yet"
 
 # (image tokens, new tokens) at 8 answers per prompt -> the ratio to TRL's CPU seconds that must be reached
@@ -52,6 +52,13 @@ def pages(root: Path) -> dict[str, str]:
         "docs/verifiers.md": {"verifiers": verifier_table},
         "docs/data.md": {"columns": column_table, "worlds": world_table},
         "docs/metrics.md": {"metrics": metric_table},
+        "docs/systems.md": {
+            "states": lambda: states(root),
+            "taxonomy": taxonomy,
+            "table": lambda: registry_table(root),
+            "claims": lambda: claims(root),
+            "records": records,
+        },
     }
     return {
         page: fill((root / page).read_text(encoding="utf-8"), {name: make() for name, make in made.items()}, page)
@@ -235,11 +242,13 @@ LEARNERS = {"vision_language": "a small vision-language model", "pixel": "a pixe
 
 def systems(root: Path) -> str:
     """The methods there are, with what is shown about each by tests and benchmark files."""
+    from fovea.ledger.rows import system_state
     from fovea.methods import METHODS
+    from fovea.systems import STATES, load
 
-    learns, worked = learning_tests(root), worked_numbers(root)
+    learns, worked, rows = learning_tests(root), worked_numbers(root), ledger_rows(root)
     main_job = read(root, MAIN_JOB)
-    rows = []
+    lines = []
     for name in METHODS:
         title, _, rest = header(name)[0].partition(" — ")
         paper = re.search(r"arXiv \d{4}\.\d{5}", rest or title)
@@ -250,9 +259,113 @@ def systems(root: Path) -> str:
             shown.append("learns: " + ", ".join(learns[name]))
         if name == "grpo" and main_job and main_job.get("after"):
             shown.append(f"main job {statistics.fmean(main_job['before']):.2f} → {statistics.fmean(main_job['after']):.2f}")
-        rows.append((f"`{name}`", paper[0] if paper else "", CHANGES[name], "; ".join(shown) or "written, not yet tested"))
-    body = table(("method", "paper", "what it changes", "what is shown"), rows)
-    return body + "\n\nSeventy published systems are planned on this ground; those beyond this table are not written yet."
+        said = "; ".join(shown) or "written, not yet tested"
+        lines.append((f"`{name}`", paper[0] if paper else "", CHANGES[name], said, judged(rows.get(name))))
+    out = [table(("method", "paper", "what it changes", "what is shown by tests", "claim, measured"), lines), ""]
+    known = load()
+    ours = [(f"`{n}`", "", r["claim"], judged(r)) for n, r in rows.items() if n not in METHODS and n not in {s.slug for s in known}]
+    begun = ours + [
+        (f"`{s.slug}`", f"arXiv {s.paper}", s.essence, judged(rows.get(s.slug))) for s in known if system_state(s, rows) != "planned"
+    ]
+    counts = {state: sum(system_state(s, rows) == state for s in known) for state in STATES}
+    said = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
+    out += [f"{len(known)} published systems are registered ([docs/systems.md](docs/systems.md)): {said}.", ""]
+    return "\n".join([*out, table(("system", "paper", "what it is", "claim, measured"), begun)])
+
+
+def ledger_rows(root: Path) -> dict[str, dict[str, Any]]:
+    from fovea.ledger.rows import read_all
+
+    return read_all([root / LEDGER])
+
+
+def judged(row: dict[str, Any] | None) -> str:
+    """ "reproduced: +0.310 [+0.280, +0.340]" of a row."""
+    from fovea.ledger.rows import outcome
+
+    return "" if row is None else f"{row['verdict']}: {outcome(row)}"
+
+
+def states(root: Path) -> str:
+    from fovea.ledger.rows import system_state
+    from fovea.systems import STATES, load
+
+    rows = ledger_rows(root)
+    return table(("state", "systems"), [(state, sum(system_state(s, rows) == state for s in load())) for state in STATES])
+
+
+def taxonomy() -> str:
+    from fovea.systems import load, missing, tree
+
+    rows = [(f"`{r['name']}`", r["summary"], r["primary"], r["any"]) for r in tree(load())]
+    gaps = [f"{', '.join(f'`{c}`' for c in sorted(missing(load(), v)))} (version {v})" for v in (2, 1)]
+    return table(("code", "category", "primary", "any tag"), rows) + f"\n\nNo system has {' and '.join(gaps)}."
+
+
+def registry_table(root: Path) -> str:
+    from fovea.ledger.rows import system_state
+    from fovea.systems import load
+
+    rows = ledger_rows(root)
+    return table(
+        ("#", "system", "paper", "what it is", "tags", "state", "effect"),
+        [
+            (
+                s.number,
+                f"`{s.slug}`",
+                f"{s.title} ({s.year}), [{s.paper}](https://arxiv.org/abs/{s.paper})",
+                s.essence + ("" if s.rl else " (no reinforcement learning)"),
+                " ".join(s.tags),
+                system_state(s, rows),
+                judged(rows.get(s.slug)),
+            )
+            for s in load()
+        ],
+    )
+
+
+def claims(root: Path) -> str:
+    """Every claim with its arms, and its row where it was measured."""
+    from fovea.ledger.claim import claimed
+    from fovea.ledger.claim import read as read_claim
+    from fovea.ledger.reproduce import metric_name
+
+    rows, out = ledger_rows(root), []
+    for slug in claimed():
+        _, claim, _ = read_claim(slug)
+        out += [f"### {slug}", "", claim.says, ""]
+        than = (
+            f"as good as `{claim.baseline}` within"
+            if claim.test == "as good as"
+            else f"{claim.direction} than `{claim.baseline}` by at least"
+        )
+        out += [
+            f"Expected: {metric_name(claim)} of `{claim.method}` {than} {claim.margin:g}, {claim.seeds} seeds. Tuning: {claim.tuning}.",
+            "",
+        ]
+        if slug not in rows:
+            out += [f"Not measured yet: `fovea reproduce {slug}`.", ""]
+            continue
+        row = rows[slug]
+        arms = [(f"`{a}`", ", ".join(f"{v:.3f}" for v in x["values"]), outcome_of(x, a, row)) for a, x in row["arms"].items()]
+        out += [table(("arm", "every seed", f"less `{row['baseline']}`, 95 %"), arms), ""]
+        out += [f"Control {row['control']}; effect {outcome_of(row)}: **{row['verdict']}**. {len(row['trials'])} counted.", ""]
+        out += [f"* {note}" for note in row["notes"]] + [origin(f"{LEDGER}/{slug}.json", row), ""]
+        if (root / f"docs/images/ledger/{slug}.svg").is_file():
+            out += [f"![{slug}: every arm over training and at its end](images/ledger/{slug}.svg)", ""]
+    return "\n".join(out)
+
+
+def outcome_of(row: Mapping[str, Any], name: str = "", whole: Mapping[str, Any] | None = None) -> str:
+    from fovea.ledger.rows import outcome
+
+    return "" if whole and name == whole["baseline"] else outcome(row)
+
+
+def records() -> str:
+    from fovea.systems import load, to_table
+
+    return to_table(load())
 
 
 def learning_tests(root: Path) -> dict[str, list[str]]:

@@ -18,7 +18,8 @@ fovea: reinforcement learning of models that see
   fovea generate MODEL --image F --text T    one answer
   fovea export MODEL --merged FOLDER         whole weights with adapters folded in  [--adapter FOLDER]
   fovea push MODEL OWNER/NAME                upload a model with its card to a hub  [--dry-run]
-  fovea list [recipes|methods|verifiers|tasks]   what there is  [--json]
+  fovea reproduce SLUG [--quick]             a method against its baseline: several seeds, a verdict, a row of the ledger  [--all --status]
+  fovea list [recipes|methods|verifiers|tasks|taxonomy]   what there is  [--tag R.ft] [--json]
   fovea check FILE.py:NAME                   contract checks for your own verifier, environment, source, method, policy
   fovea bench step [--vs trl] [--json]       speed and memory of one training step
   fovea doctor [--json]                      what is installed, what is missing, what brings it
@@ -197,15 +198,80 @@ def listing(args: list[str]) -> int:
 
     parser = _parser("list", "What there is.")
     parser.add_argument("kind", nargs="?", choices=KINDS, default="recipes")
+    parser.add_argument("--tag", default="", help="with methods: only systems under this code of the taxonomy")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(args)
-    rows = registry(options.kind)
+    if options.tag and options.kind != "methods":
+        raise ValueError(f"--tag {options.tag} is for `fovea list methods`, found `fovea list {options.kind}`")
+    rows = registry(options.kind, options.tag)
     if options.json:
         print(json.dumps(rows))
         return 0
-    width = max(len(r["name"]) for r in rows)
+    if not rows:
+        print(f"no system under {options.tag}")
+        return 0
+    columns = [c for c in ("name", "state", "primary", "any") if c in rows[0] and (c != "primary" or options.kind == "taxonomy")]
+    widths = {c: max(len(str(r[c])) for r in rows) for c in columns}
     for r in rows:
-        print(f"{r['name']:{width}}  {r['summary']}")
+        print("  ".join(f"{r[c]:{widths[c]}}" for c in columns) + f"  {r['summary']}" + (f"  {r['effect']}" if r.get("effect") else ""))
+    if options.kind == "taxonomy":
+        from fovea import systems
+
+        for version in (2, 1):
+            print(f"missing (version {version}): {', '.join(sorted(systems.missing(systems.load(), version)))}")
+    return 0
+
+
+def reproduce(args: list[str]) -> int:
+    parser = _parser("reproduce", "Run the arms of a claim with several seeds, compare them, judge, and write the row of the ledger.")
+    parser.add_argument("slug", nargs="?", help="a recipe with a claim, or a Python file with `tiny` and `CLAIM`")
+    parser.add_argument("--seeds", type=int, help="seeds 0 to N − 1; default as the claim says")
+    parser.add_argument("--arms", default="", help="only these, separated by commas; such a comparison is not counted")
+    parser.add_argument("--quick", action="store_true", help="two tiny steps of everything, to see that it runs; not counted")
+    parser.add_argument("--jobs", type=int, help="runs at a time; default one per core")
+    parser.add_argument("--runs", default="runs/reproduce", help="folder of the runs; what is complete there is not run again")
+    parser.add_argument("--all", action="store_true", help="every claim, one after another; with --status every system")
+    parser.add_argument("--status", action="store_true", help="what the ledger says; runs nothing")
+    options = parser.parse_args(args)
+    if bool(options.slug) == options.all:
+        raise ValueError("expected a slug or --all, and not both; `fovea reproduce --all --status` shows what there is")
+    if any(n is not None and n < 1 for n in (options.seeds, options.jobs)):
+        raise ValueError("--seeds and --jobs: expected at least 1")
+    if options.status:
+        return _status(options.slug)
+    from fovea.ledger.claim import claimed
+    from fovea.ledger.reproduce import reproduce as run
+    from fovea.ledger.reproduce import table
+
+    for slug in claimed() if options.all else [options.slug]:
+        arms = [a for a in options.arms.split(",") if a]
+        found = run(slug, seeds=options.seeds, arms=arms, quick=options.quick, jobs=options.jobs, runs=options.runs)
+        print(table(found.row))
+        print(f"written to {found.counted}" if found.counted else f"not counted: {found.why_not}")
+        if found.plot:
+            print(f"plot: {found.plot}")
+    return 0
+
+
+def _status(slug: str | None) -> int:
+    """The state of every objective and system, or all that the ledger holds about one."""
+    from fovea.ledger import rows as ledger
+    from fovea.registry import methods
+
+    shown, rows = [r for r in methods() if slug in (None, r["slug"])], ledger.read_all()
+    if not shown:
+        raise ValueError(f"nothing is known about {slug!r}; `fovea reproduce --all --status` lists every system")
+    if slug in rows:
+        from fovea.ledger.reproduce import table
+
+        print(table(rows[slug]))
+        return 0
+    width = max(len(r["name"]) for r in shown)
+    for r in shown:
+        print(f"{r['name']:{width}}  {r['state']:14}  {r['effect'] or r['summary']}")
+    if slug is None:
+        counts = {s: sum(r["state"] == s for r in shown) for s in ledger.STATES}
+        print("  ".join(f"{s}: {n}" for s, n in counts.items()))
     return 0
 
 
@@ -244,6 +310,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "generate": generate,
     "export": export,
     "push": push,
+    "reproduce": reproduce,
     "list": listing,
     "check": check,
     "bench": bench,

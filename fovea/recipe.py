@@ -158,7 +158,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """The resolved recipe as plain JSON; objects appear by their qualified name."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
 
     def fingerprint(self) -> str:
         """Hash of everything that decides the numbers of a run; two runs with equal fingerprints may continue each other.
@@ -192,13 +192,14 @@ def _known(given: dict[str, Any], known: set[str], where: str) -> None:
             raise ValueError(f"{where}: unknown field {name!r}{hint}")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """`value` as plain JSON; objects appear by their qualified name."""
     if isinstance(value, (str, int, float, bool)) or value is None:
         return value
     if isinstance(value, (tuple, list)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Callable) and hasattr(value, "__qualname__"):
@@ -207,5 +208,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Sized):  # a source: its rows are data, not settings
         return {"type": name, "name": getattr(value, "name", ""), "rows": len(value)}
     if is_dataclass(value):
-        return {"type": type(value).__name__, **{f.name: _plain(getattr(value, f.name)) for f in fields(value)}}
+        return {"type": type(value).__name__, **{f.name: plain(getattr(value, f.name)) for f in fields(value)}}
     return name

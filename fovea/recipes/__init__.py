@@ -1,20 +1,31 @@
-"""One file per system, named by its slug: `tiny` runs on a laptop, `real` on a GPU. This index is the registry."""
+"""One file per system, named by its slug: `tiny` runs on a laptop, `real` on a GPU, `CLAIM` says what should come out."""
 
 from __future__ import annotations
 
 import difflib
+import pkgutil
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from fovea.methods import METHODS
+from fovea.systems import load, module_name
 
 if TYPE_CHECKING:
     from fovea.recipe import Recipe
 
-RECIPES = ("grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "remax", "reinforce_pp", "ppo", "sft", "dpo")
+
+@cache
+def slugs() -> tuple[str, ...]:
+    """The slug of every file here: methods in their order, then by name; a published system's as the registry writes it."""
+    written = {module_name(s.slug): s.slug for s in load()}
+    found = sorted(m.name for m in pkgutil.iter_modules(__path__))
+    return tuple(written.get(m, m) for m in (*(m for m in METHODS if m in found), *(m for m in found if m not in METHODS)))
 
 
 def names() -> list[str]:
     """Every name that `get` takes: a slug for the laptop form, ``slug:real`` for the full-size one."""
-    return [n for slug in RECIPES for n in ([slug, f"{slug}:real"] if hasattr(_module(slug), "real") else [slug])]
+    return [n for slug in slugs() for n in ([slug, f"{slug}:real"] if hasattr(_module(slug), "real") else [slug])]
 
 
 def get(name: str) -> Recipe:
@@ -24,7 +35,7 @@ def get(name: str) -> Recipe:
       ValueError: no such recipe; the message holds the nearest and all names.
     """
     slug, _, size = name.partition(":")
-    if slug not in RECIPES or size not in ("", "tiny", "real") or not hasattr(_module(slug), size or "tiny"):
+    if slug not in slugs() or size not in ("", "tiny", "real") or not hasattr(_module(slug), size or "tiny"):
         near = difflib.get_close_matches(name, names(), n=1)
         raise ValueError(f"no recipe {name!r}{f', did you mean {near[0]!r}?' if near else ''}; there are: {', '.join(names())}")
     return getattr(_module(slug), size or "tiny")
@@ -38,4 +49,4 @@ def summary(name: str) -> str:
 
 
 def _module(slug: str):
-    return import_module(f"fovea.recipes.{slug}")
+    return import_module(f"fovea.recipes.{module_name(slug)}")

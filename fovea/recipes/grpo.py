@@ -3,6 +3,7 @@
 The base sees well and answers well after a look, but mostly blurts an answer. The reward is whether the answer is right; nothing says how.
 """
 
+from fovea.ledger import Claim
 from fovea.methods.grpo import GRPO
 from fovea.recipe import Recipe
 from fovea.rollout.sampling import Sampling
@@ -36,4 +37,21 @@ real = Recipe(
     learning_rate=1e-6,
     weight_decay=1e-2,
     eval_every=20,
+)
+
+CLAIM = Claim(
+    says="GRPO lifts held-out accuracy further than supervised finetuning of as many seconds on the gold answers.",
+    arms={
+        "grpo": {"steps": 30, "tasks_per_step": 16},
+        "sft": {"recipe": "sft", "steps": 100_000, "seconds_of": "grpo"},
+        "random": {"steps": 30, "tasks_per_step": 16, "reward": "random"},
+        "start": {"steps": 0},
+    },
+    method="grpo",
+    baseline="sft",
+    control="random",
+    control_against="start",
+    margin=0.10,
+    control_margin=0.05,
+    tuning="none: the step size is that of the default recipe, chosen with seed 100",
 )

@@ -1,0 +1,98 @@
+"""Numbers of a finished run: from its held-out answers, one per task; from its columns, one in all.
+
+A claim takes any function of `Finished` that returns a number or a mapping from held-out task to number. A task may be left out (a wrong
+answer's length where the answer is right).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run.
+
+    Attributes:
+      rows: one mapping per training step, as in metrics.jsonl.
+      answers: one mapping per held-out task: task, source, correct (0 to 1), length (action units), cut (at the length limit).
+    """
+
+    rows: Sequence[Mapping[str, float]]
+    answers: Sequence[Mapping[str, Any]]
+
+    def column(self, name: str) -> list[float]:
+        """The finite values of one metric, oldest first.
+
+        Raises:
+          ValueError: no step has it.
+        """
+        found = [r[name] for r in self.rows if math.isfinite(r.get(name, math.nan))]
+        if not found:
+            raise ValueError(
+                f"no step of the run has {name!r}; its metrics are {', '.join(sorted(self.rows[-1])) if self.rows else 'none'}"
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Correctness of every held-out answer. `sources` keeps only those data sources."""
+
+    sources: tuple[str, ...] = ()
+    name = "held-out accuracy"
+
+    def __call__(self, run: Finished) -> dict[str, float]:
+        return {a["task"]: float(a["correct"]) for a in run.answers if not self.sources or a["source"] in self.sources}
+
+
+@dataclass(frozen=True)
+class Length:
+    """Action units of every held-out answer, or of the wrong or right ones only (an answer below half correct is wrong)."""
+
+    of: str = "all"
+
+    @property
+    def name(self) -> str:
+        return f"length of {self.of} held-out answers in tokens"
+
+    def __post_init__(self) -> None:
+        if self.of not in ("all", "wrong", "right"):
+            raise ValueError(f"Length.of is {self.of!r}, expected all, wrong or right")
+
+    def __call__(self, run: Finished) -> dict[str, float]:
+        kept = (a for a in run.answers if self.of == "all" or (a["correct"] >= 0.5) == (self.of == "right"))
+        return {a["task"]: float(a["length"]) for a in kept}
+
+
+@dataclass(frozen=True)
+class Last:
+    """Mean of a metric's column over the last `steps` training steps."""
+
+    column: str
+    steps: int = 5
+
+    @property
+    def name(self) -> str:
+        return f"{self.column}, mean of the last {self.steps} steps"
+
+    def __call__(self, run: Finished) -> float:
+        return statistics.fmean(run.column(self.column)[-self.steps :])
+
+
+@dataclass(frozen=True)
+class Area:
+    """Mean of a metric's column over all of training: the area under its curve, per step."""
+
+    column: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.column}, mean over training"
+
+    def __call__(self, run: Finished) -> float:
+        return statistics.fmean(run.column(self.column))
