@@ -96,6 +96,9 @@ def reproduce(
     todo = plan(slug, tiny, claim, chosen, range(count), quick, Path(runs))
     run_all(todo, jobs or os.cpu_count() or 1, progress.note, progress.tick)
     complete = {(j.arm, j.seed): found for j in todo if (found := finished(j))}
+    slow = [f"{a}, seed {s}: {r['seconds'] / 60:.1f} minutes" for (a, s), (_, r) in complete.items() if r["seconds"] > 60 * claim.minutes]
+    if slow:
+        progress.note(f"over the claim's budget of {claim.minutes:g} minutes: {'; '.join(slow)}")
     results = {a: {s: complete[a, s][0] for s in range(count)} for a in chosen}
     name = file.stem if slug.endswith(".py") else slug
     row = build_row(name, claim, arms_hash(tiny, claim), results) | provenance([complete[k][1] for k in complete])

@@ -78,7 +78,8 @@ def run_recipe(tiny: Recipe, claim: Claim, arm: str, seed: int, quick: bool = Fa
     if quick:
         recipe = recipe.replace(**{k: min(v, getattr(recipe, k)) for k, v in QUICK.items()})
     on_the_way = recipe.eval_tasks if claim.curve.startswith("eval/") else 0
-    return recipe.replace(seed=seed, threads=1, keep=1, checkpoint_every=25, eval_tasks=on_the_way)
+    often = 10 if recipe.steps <= 200 else 50
+    return recipe.replace(seed=seed, threads=1, keep=1, checkpoint_every=often, eval_tasks=on_the_way)
 
 
 def run_key(tiny: Recipe, claim: Claim, arm: str, seed: int, quick: bool = False) -> str:
@@ -131,7 +132,7 @@ def one(recipe: Recipe, asked: Recipe, folder: Path, tasks: int, temperature: fl
     """Train by `recipe` in `folder`, from the beginning or from where it was, then answer held-out tasks by `asked`."""
     from fovea import api
 
-    run = api.train(recipe, out=folder, on_step=after(seconds, folder) if seconds else None)
+    run = api.train(recipe, out=folder, on_step=watch(folder, seconds, os.getppid()))
     trained = time.monotonic()
     result = api.evaluate(run.policy, asked, tasks=tasks, temperature=temperature)
     return {
@@ -153,15 +154,21 @@ def answers(group: Any) -> Iterator[dict[str, Any]]:
             yield {"task": e.task.id, "source": e.task.source, "correct": outcome(e), "length": e.length, "cut": e.stop == "length"}
 
 
-def after(seconds: float, folder: Path) -> Callable[[int, dict[str, float]], bool]:
-    """An `on_step` that ends a run once its training steps took `seconds`, those before an interruption included."""
+def watch(folder: Path, seconds: float | None, parent: int) -> Callable[[int, dict[str, float]], bool]:
+    """An `on_step` that ends a run once its training steps took `seconds`, those before an interruption included.
+
+    Raises:
+      SystemExit: (from the callback) process `parent` is gone; going on would collide with the same run started again.
+    """
     spent: dict[int, float] = {}
 
     def on_step(step: int, metrics: dict[str, float]) -> bool:
+        if os.getppid() != parent:
+            raise SystemExit("the comparison that started this run has ended")
         if not spent:
             spent.update({r["step"]: r["time/step_s"] for r in read_jsonl(folder / "metrics.jsonl") if "time/step_s" in r})
         spent[step] = metrics["time/step_s"]
-        return sum(spent.values()) >= seconds
+        return seconds is not None and sum(spent.values()) >= seconds
 
     return on_step
 
@@ -181,13 +188,13 @@ def run_all(jobs: list[Job], at_once: int, note: Callable[[str], None], tick: Ca
     """Run what is missing, `at_once` at a time; runs that wait for another arm's seconds come when that run is complete.
 
     Args:
-      note: gets a line when a run ends. tick: gets a line on what is running, about once a second.
+      note: gets a line when a run ends. tick: gets a line on what is running, every two seconds.
     Raises:
       RunsFailed: after everything else is done.
     """
     results = {(j.arm, j.seed): j for j in jobs}
     left = [j for j in jobs if finished(j) is None]
-    done, running, failed = len(jobs) - len(left), {}, []
+    done, running, failed, ticked = len(jobs) - len(left), {}, [], 0.0
     if done:
         note(f"{done} of {len(jobs)} runs are complete already")
     try:
@@ -206,8 +213,10 @@ def run_all(jobs: list[Job], at_once: int, note: Callable[[str], None], tick: Ca
                     note(f"[{done}/{len(jobs)}] {failed[-1]}")
                 else:
                     note(f"[{done}/{len(jobs)}] {job.name}: {time.monotonic() - began:.0f} s")
-            tick("   ".join(f"{j.name}: step {_step(j)}/{j.steps}" for j in running))
-            time.sleep(0.2)
+            if time.monotonic() - ticked > 2:
+                tick("   ".join(f"{j.name}: step {_step(j)}/{j.steps}" for j in running))
+                ticked = time.monotonic()
+            time.sleep(0.1)
     finally:
         for process, _ in running.values():
             process.terminate()
@@ -218,7 +227,7 @@ def run_all(jobs: list[Job], at_once: int, note: Callable[[str], None], tick: Ca
 
 
 def _waits(job: Job, results: dict[tuple[str, int], Job]) -> bool:
-    return bool(job.waits_for) and finished(results[job.waits_for, job.seed]) is None
+    return bool(job.waits_for) and not (results[job.waits_for, job.seed].folder / RESULT).is_file()
 
 
 def _start(job: Job, results: dict[tuple[str, int], Job]) -> subprocess.Popen[bytes]:

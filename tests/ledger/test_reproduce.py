@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,7 +10,7 @@ from fovea.ledger import Area, Last, Length, runs
 from fovea.ledger import rows as ledger
 from fovea.ledger.plot import plot
 from fovea.ledger.reproduce import Progress, build_row, judge, table, trials, uncommitted, uncounted
-from fovea.ledger.runs import Job, RunsFailed, after, finished, run_all
+from fovea.ledger.runs import Job, RunsFailed, finished, run_all, watch
 from tests.ledger.claims import CLAIM, claim, results, run
 
 
@@ -170,9 +171,15 @@ def test_equal_seconds_wait_for_the_other_arm(processes, tmp_path):
 
 def test_a_time_limit_counts_the_steps_before_an_interruption(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"step": 1, "time/step_s": 2.0}\n{"step": 2, "time/step_s": 2.0}\n')
-    on_step = after(6.5, tmp_path)
+    on_step = watch(tmp_path, 6.5, os.getppid())
     assert not on_step(3, {"time/step_s": 2.0})
     assert on_step(4, {"time/step_s": 1.0})
+    assert not watch(tmp_path, None, os.getppid())(3, {"time/step_s": 1e9})
+
+
+def test_a_run_whose_comparison_has_ended_ends(tmp_path):
+    with pytest.raises(SystemExit, match="has ended"):
+        watch(tmp_path, None, os.getppid() + 1)(1, {"time/step_s": 1.0})
 
 
 def test_progress_writes_over_itself_on_a_terminal_only(capsys):
