@@ -55,7 +55,6 @@ class Ledger:
 
     def __init__(self, file):
         self.file, self.passed, self.failed = file, {}, set()
-        self.before = {(family, feature): level for family, row in read([file]).items() for feature, level in row.items()}
 
     def pytest_runtest_logreport(self, report):
         for family, feature, level in (value for name, value in report.user_properties if name == "support"):
@@ -66,7 +65,8 @@ class Ledger:
                 self.passed[at] = max(level, self.passed.get(at, level), key=LEVELS.index)
 
     def now(self):
-        raised = {at: max(level, self.passed.get(at, level), key=LEVELS.index) for at, level in self.before.items()}
+        before = {(family, feature): level for family, row in read([self.file]).items() for feature, level in row.items()}
+        raised = {at: max(level, self.passed.get(at, level), key=LEVELS.index) for at, level in before.items()}
         return table(raised, self.failed)
 
     def pytest_sessionfinish(self, exitstatus):

@@ -135,3 +135,9 @@ def test_the_doctor_shows_the_table_of_this_checkout():
     lines = doctor.render(examined).splitlines()
     (row,) = [line.split() for line in lines if line.startswith("  qwen2_5_vl ")]
     assert row[1:] == list(found["qwen2_5_vl"].values())
+
+
+def test_every_family_has_its_row():
+    from fovea.policies.families import FAMILIES
+
+    assert set(support.FAMILIES) == set(FAMILIES)
