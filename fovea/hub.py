@@ -202,7 +202,10 @@ def _explained(repo: str, endpoint: str, token: str) -> Iterator[None]:
         if status is not None:
             raise HubError(f"{endpoint} answered {status} to the upload of {repo}: {said}") from None
         if _is_network(e):
-            raise HubError(f"{endpoint} was not reached ({type(e).__name__}: {said}); is there a network, is HF_ENDPOINT right?") from None
+            raise HubError(
+                f"{endpoint} was not reached ({type(e).__name__}: {said}); is there a network, is HF_ENDPOINT right? "
+                "A hub that does not speak the Xet protocol needs HF_HUB_DISABLE_XET=1"
+            ) from None
         raise
 
 
