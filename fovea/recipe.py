@@ -26,7 +26,7 @@ class Recipe:
 
     Attributes:
       name: shown in the report and used for the default run folder.
-      model: "tiny" (ships with the package) or a folder with a Hugging Face checkpoint.
+      model: "tiny" (ships with the package), a folder with a Hugging Face checkpoint, or a hub id (owner/name).
       freeze: parts that are not trained: "tower" (vision encoder), "projector" (vision-to-text merger).
       lora: adapters that are trained instead of the weights (`rank` 0: none).
       dtype: "float32" or "bfloat16" for weights and activations.

@@ -1,9 +1,9 @@
-"""A Hugging Face vision-language model as a policy: a local checkpoint folder of one of the `FAMILIES`.
+"""A Hugging Face vision-language model as a policy: a checkpoint of one of the `FAMILIES`, from a folder or the hub.
 
 It encodes prompts, samples (prefill, decode) and re-computes log-probabilities with gradient (evaluate), each unique image and each
 unique prompt once. Two ways through the model give the same numbers: the family's own forward with our attention functions registered
 in transformers' attention interface (`path="interface"`; gradient checkpointing uses it), and shorter loops over the same modules
-(`path="direct"`). Remote code is never executed. Video is left out.
+(`path="direct"`). Remote code is never executed.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import snapshot_download
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -32,8 +34,11 @@ from fovea.policies.processor import Cache, Picture, Processor, Prompt
 from fovea.policies.shared_prefix import Layout
 from fovea.policies.vision import Features
 from fovea.types import Message, Prefix, user
+from fovea.video import Video
 
 VALUE_HEAD = "value_head.safetensors"
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+HUB_FILES = ("*.json", "*.jinja", "*.safetensors")
 
 
 class Model(nn.Module):
@@ -122,7 +127,7 @@ class HFVLM:
         base: str | Path | None = None,
         seed: int = 0,
     ) -> HFVLM:
-        """Read a checkpoint folder, an adapter folder, or "tiny" for the model that ships with the package.
+        """Read a checkpoint folder, an adapter folder, a hub id (owner/name), or "tiny" for the model that ships with the package.
 
         Args:
           dtype: "float32", "bfloat16" or "float64" of the weights in memory.
@@ -196,8 +201,8 @@ class HFVLM:
 
     # -- text -----------------------------------------------------------------------------------------------------------------
 
-    def encode(self, messages: Sequence[Message], images: Sequence[Image.Image] = ()) -> Prefix:
-        """Chat template, generation prompt and image placeholders; cached, with a content hash as key."""
+    def encode(self, messages: Sequence[Message], images: Sequence[Image.Image | Video] = ()) -> Prefix:
+        """Chat template, generation prompt and placeholders of images and clips; cached, with a content hash as key."""
         return self.processor.encode(messages, images)
 
     def encode_append(self, messages: Sequence[Message]) -> list[int]:
@@ -466,7 +471,20 @@ def _folder(path: str | Path) -> Path:
         from fovea.policies.tiny_vlm import BASE_DIR
 
         return BASE_DIR
-    return Path(path)
+    folder = Path(path)
+    return _from_hub(str(path)) if not folder.exists() and HUB_ID.fullmatch(str(path)) else folder
+
+
+def _from_hub(name: str) -> Path:
+    """The files of a hub id in huggingface_hub's cache, fetched where they are missing; weights as safetensors only."""
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
+    except Exception as e:  # its errors have no common class: offline, unknown id, gated, broken connection
+        reason = str(e).strip().partition("\n")[0]
+        raise FileNotFoundError(
+            f'{name}: no such folder, and no such model could be had from the hub ({type(e).__name__}: {reason}); expected "tiny", a '
+            "checkpoint folder, or a hub id owner/name that this machine can reach or has in its cache"
+        ) from e
 
 
 def _name(folder: Path) -> str:

@@ -67,7 +67,7 @@ def install(visual: Any) -> None:
 
 def packed(vlm: Any, pictures: Sequence[Picture], direct: bool) -> list[Features]:
     """Features of each picture, all patches in one row; `direct` takes the shorter loop."""
-    patches, visual = torch.cat([p.pixels for p in pictures]), vlm.model.visual
+    patches, visual = _one_width(pictures), vlm.model.visual
     grids = tuple(p.grid for p in pictures)
     if direct:
         merged, deep = _run(visual, patches, _plan_of(visual, grids))
@@ -91,14 +91,20 @@ def sample_tiles(vlm: Any, pictures: Sequence[Picture], direct: bool) -> list[Fe
 def any_resolution(vlm: Any, pictures: Sequence[Picture], direct: bool) -> list[Features]:
     """As `tiles`, where the model joins a picture's tiles to one grid of the picture's (height, width) and cuts off the padding.
 
-    A picture of one tile stands in a prompt with several pictures, which are not cut; the family says so by the number of pictures.
+    A picture of one tile stands in a prompt with several pictures, which are not cut; the family says so by the number of pictures. The
+    frames of a clip are tiles too, pooled.
     """
 
     def arguments(batch: Sequence[Picture], pixels: Tensor) -> dict[str, Any]:
         counts = [1] * len(batch) if len(pixels) > len(batch) else [max(2, len(batch))]
         return {"pixel_values": pixels, "image_sizes": torch.tensor([p.size for p in batch]), "batch_num_images": torch.tensor(counts)}
 
-    return _in_batches(vlm, pictures, arguments)
+    stills = [p for p in pictures if p.seconds is None]
+    found = {p.key: features for p, features in zip(stills, _in_batches(vlm, stills, arguments))}
+    for clip in (p for p in pictures if p.seconds is not None):
+        out = vlm.model.get_video_features(clip.pixels.to(vlm.dtype)[None], return_dict=True)
+        found[clip.key] = Features(out.pooler_output[0])
+    return [found[p.key] for p in pictures]
 
 
 def _in_batches(vlm: Any, pictures: Sequence[Picture], arguments: Callable[[Sequence[Picture], Tensor], dict[str, Any]]) -> list[Features]:
@@ -117,9 +123,18 @@ def _in_batches(vlm: Any, pictures: Sequence[Picture], arguments: Callable[[Sequ
 
 
 def embed_patches(patch_embed: nn.Module, patches: Tensor) -> Tensor:
-    """The patch convolution as one matrix product; a still image repeats its frame, so the kernel's frames are summed first."""
+    """The patch convolution as one matrix product; patches of one frame stand for as many equal ones, so the kernel's frames are summed."""
     proj: Any = patch_embed.proj
-    return F.linear(patches.to(proj.weight.dtype), proj.weight.sum(2).flatten(1), proj.bias)
+    whole = patches.shape[1] == proj.weight[0].numel()
+    return F.linear(patches.to(proj.weight.dtype), (proj.weight if whole else proj.weight.sum(2)).flatten(1), proj.bias)
+
+
+def _one_width(pictures: Sequence[Picture]) -> Tensor:
+    """All patches in one row; beside clips, the one frame of an image is repeated as often as a clip's patch has frames."""
+    pixels = [p.pixels for p in pictures]
+    widest = max(x.shape[1] for x in pixels)
+    wide = [x.unflatten(1, (p.patches.shape[1], 1, -1)).expand(-1, -1, widest // x.shape[1], -1) for p, x in zip(pictures, pixels)]
+    return torch.cat([x.flatten(1) for x in wide])
 
 
 def _run(visual: Any, patches: Tensor, plan: Plan) -> tuple[Tensor, list[Tensor]]:

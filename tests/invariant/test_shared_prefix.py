@@ -19,8 +19,9 @@ from transformers.models.qwen3_vl import modeling_qwen3_vl
 from fovea.policies.hf_vlm import HFVLM
 from fovea.policies.shared_prefix import Layout, Scoring, two_streams
 from fovea.types import user
+from fovea.video import Video
 from tests.policies.plain import Plain, batch_of, gradient_error, gradients
-from tests.policies.tiny_checkpoints import FAMILIES, VARIANTS, WORDS, build, picture
+from tests.policies.tiny_checkpoints import CLIPS, FAMILIES, VARIANTS, WORDS, build, picture
 
 torch.set_num_threads(1)
 LOOK = frozenset({"logp", "entropy"})
@@ -76,8 +77,12 @@ def compare(folder, dtype, path="direct", **options):
     assert float(expected["logp"].detach().min()) < -9, "the yardstick should be peaky, so that errors show"
     objective(found, batch).backward()
     objective(expected, batch).backward()
-    logp_error = max(float((found[k] - expected[k]).detach().abs().max()) for k in LOOK)
-    return logp_error, gradient_error(gradients(policy.model.vlm), plain.gradients())
+    return worst(found, expected), gradient_error(gradients(policy.model.vlm), plain.gradients())
+
+
+def worst(found, expected):
+    """Largest difference of any stream; NaN if there is one."""
+    return float(torch.stack([(found[k] - expected[k]).detach().abs().max() for k in LOOK]).max())
 
 
 @pytest.mark.support("shared_prefix", "multi_image")
@@ -86,6 +91,28 @@ def test_float32_matches_the_repeated_computation(folder, path):
     logp_error, grad_error = compare(folder, "float32", path)
     assert logp_error <= 1e-5
     assert grad_error <= 1e-5
+
+
+@pytest.mark.support("video")
+@pytest.mark.parametrize("path", ["direct", "interface"])
+@pytest.mark.parametrize("family", CLIPS)
+def test_clips_beside_images_match_the_repeated_computation(checkpoint, family, path):
+    policy, plain = HFVLM.load(checkpoint(family)), Plain(checkpoint(family))
+    policy.path = path
+    clip = Video(tuple(picture(10 + i, 56, 56) for i in range(4)), fps=2.0)
+    images = [[picture(0), clip], [clip], [picture(0)]]
+    contents = [[{"type": "video" if x is clip else "image"} for x in shown] + [{"type": "text", "text": "How many?"}] for shown in images]
+    prefixes = [policy.encode([{"role": "user", "content": c}], shown) for c, shown in zip(contents, images)]
+    draw = torch.Generator().manual_seed(3)
+    batch = batch_of([(p, torch.randint(*WORDS, (2, 6), generator=draw).tolist()) for p in prefixes])
+    found, expected = policy.evaluate(batch, LOOK), plain.streams(batch, images, policy)
+    objective(found, batch).backward()
+    objective(expected, batch).backward()
+    assert worst(found, expected) <= 1e-5
+    assert gradient_error(gradients(policy.model.vlm), plain.gradients()) <= 1e-5
+    with torch.no_grad():
+        _, logits = policy.prefill([prefixes[0]], [[()]], room=1)
+        assert (logits[0] - plain.logits(prefixes[0], images[0], [WORDS[0]])[0]).abs().max() <= 2e-5
 
 
 @pytest.fixture

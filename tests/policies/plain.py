@@ -13,7 +13,9 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText
 
 from fovea.batch import Batch, collate
 from fovea.policies.hf_vlm import HFVLM
+from fovea.policies.pictures import Picture
 from fovea.types import Episode, Group, Prefix, Score, Segment, Task, user
+from fovea.video import Video
 
 
 def batch_of(prompts: Sequence[tuple[Prefix, Sequence[Sequence[int]]]], masks: dict[tuple[int, int], list[int]] | None = None) -> Batch:
@@ -41,14 +43,18 @@ class Plain:
         self.family: str = self.model.config.model_type
         self.images = AutoImageProcessor.from_pretrained(folder, backend="pil")
 
-    def logits(self, prefix: Prefix, images: Sequence[Image.Image], answer: Sequence[int]) -> Tensor:
+    def logits(self, prefix: Prefix, images: Sequence[Image.Image | Video], answer: Sequence[int]) -> Tensor:
         """(T, V) float logits before each token of the answer."""
         ids = torch.cat([prefix.data.ids, torch.tensor(answer, dtype=torch.long)])[None]
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        if images:
-            inputs |= self._pictures(images)
+        stills = [x for x in images if not isinstance(x, Video)]
+        if stills:
+            inputs |= self._pictures(stills)
+        for clip in (p for p in prefix.data.pictures if p.seconds is not None):
+            inputs |= self._clip(clip, inputs.get("pixel_values"))
         if self.family.startswith("qwen"):
-            inputs["mm_token_type_ids"] = (ids == self.model.config.image_token_id).int()
+            config = self.model.config
+            inputs["mm_token_type_ids"] = (ids == config.image_token_id).int() + 2 * (ids == config.video_token_id).int()
         if self.family == "paligemma":
             inputs["token_type_ids"] = (torch.arange(ids.shape[1]) >= prefix.length).long()[None]
         out = self.model(**inputs).logits[0, prefix.length - 1 : -1]
@@ -62,7 +68,18 @@ class Plain:
             inputs["batch_num_images"] = torch.tensor([len(images)])
         return inputs
 
-    def streams(self, batch: Batch, images: Sequence[Sequence[Image.Image]], policy: HFVLM) -> dict[str, Tensor]:
+    def _clip(self, clip: Picture, stills: Tensor | None) -> dict[str, Any]:
+        """The policy's frames of the only clip of a prompt, which comes last, as the family takes them."""
+        if self.family.startswith("qwen"):
+            seconds = {"second_per_grid_ts": torch.tensor([clip.seconds])} if self.family == "qwen2_5_vl" else {}
+            return {"pixel_values_videos": clip.pixels, "video_grid_thw": torch.tensor([clip.grid]), **seconds}
+        if self.family == "llava_onevision":
+            return {"pixel_values_videos": clip.pixels[None]}
+        frames = clip.pixels[None] if self.family == "smolvlm" else clip.pixels
+        whole = frames if stills is None else torch.cat([stills, frames], frames.ndim - 4)
+        return {"pixel_values": whole, **({"pixel_attention_mask": None} if self.family == "smolvlm" else {})}
+
+    def streams(self, batch: Batch, images: Sequence[Sequence[Image.Image | Video]], policy: HFVLM) -> dict[str, Tensor]:
         """`logp` and `entropy` (B, T) of the batch, one forward per row."""
         logps, entropies = [], []
         T = batch.actions_BT.shape[1]

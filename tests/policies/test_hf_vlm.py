@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import huggingface_hub
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
+from fovea.policies import hf_vlm
 from fovea.policies.hf_vlm import HFVLM
 from fovea.types import user
 from tests.policies.plain import Plain, batch_of
@@ -119,3 +123,15 @@ def test_a_text_model_that_the_loop_does_not_know_is_refused(tmp_path):
     build(tmp_path, "llava+phi3")
     with pytest.raises(ValueError, match=r"text model 'phi3': found Phi3DecoderLayer; expected decoder layers among Gemma2DecoderLayer"):
         HFVLM.load(tmp_path)
+
+
+def test_a_hub_id_is_read_from_the_cache(tmp_path, monkeypatch):
+    offline = partial(huggingface_hub.snapshot_download, cache_dir=tmp_path, local_files_only=True)
+    monkeypatch.setattr(hf_vlm, "snapshot_download", offline)
+    commit, repo = "0" * 40, tmp_path / "models--owner--name"
+    build(repo / "snapshots" / commit, "llava")
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    assert HFVLM.load("owner/name").model.vlm.config.model_type == "llava"
+    with pytest.raises(FileNotFoundError, match=r'owner/other: no such folder, and no such model .*; expected "tiny", a checkpoint folder'):
+        HFVLM.load("owner/other")

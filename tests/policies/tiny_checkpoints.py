@@ -25,6 +25,8 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 FAMILIES = (*QWEN, "llava", "llava_onevision", "idefics3", "smolvlm", "internvl", "paligemma")
+CLIPS = (*QWEN, "llava_onevision", "smolvlm", "internvl")
+"""Families that take clips."""
 VARIANTS = ("llava+mistral", "internvl+qwen3", "paligemma+gemma2")
 """Families with another text model than the usual one."""
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -33,7 +35,7 @@ WORDS = (20, 370)
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}IMAGE"
+    "{% if part['type'] == 'image' %}IMAGE{% elif part['type'] == 'video' %}VIDEO"
     "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -51,12 +53,14 @@ class Kind(NamedTuple):
       shown: what the chat template writes for an image.
       images: makes its image processor.
       fields: of `processor_config.json`.
+      clip: of `video_preprocessor_config.json`, for families that take clips.
     """
 
     tokens: tuple[str, ...]
     shown: str
     images: Callable[[], Any]
     fields: Mapping[str, Any] = MappingProxyType({})
+    clip: Mapping[str, Any] = MappingProxyType({})
 
 
 SIDE = 28
@@ -69,12 +73,13 @@ GRIDS = [[SIDE * r, SIDE * c] for r in range(1, 4) for c in range(1, 4)]
 def _qwen_kind(patch: int = 14) -> Kind:
     tokens = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
     make = partial(Qwen2VLImageProcessorPil, min_pixels=56 * 56, max_pixels=448 * 448, patch_size=patch)
-    return Kind(tokens, "<|vision_start|><|image_pad|><|vision_end|>", make)
+    clip = {"patch_size": patch, "size": {"shortest_edge": 56 * 56, "longest_edge": 224 * 224}}
+    return Kind(tokens, "<|vision_start|><|image_pad|><|vision_end|>", make, clip=clip)
 
 
-def _idefics3_kind(make: Any) -> Kind:
+def _idefics3_kind(make: Any, clip: Mapping[str, Any] = MappingProxyType({})) -> Kind:
     settings = {"size": {"longest_edge": 3 * SIDE}, "max_image_size": {"longest_edge": SIDE}}
-    return Kind(IDEFICS3, "<image>", partial(make, **settings), {"image_seq_len": 4})
+    return Kind(IDEFICS3, "<image>", partial(make, **settings), {"image_seq_len": 4}, clip)
 
 
 KINDS = {
@@ -92,14 +97,16 @@ KINDS = {
         "<image>\n",
         partial(LlavaOnevisionImageProcessorPil, size=TILE, image_grid_pinpoints=GRIDS),
         {"num_image_tokens": 16, "vision_feature_select_strategy": "full", "vision_aspect_ratio": "anyres_max_9"},
+        {"size": TILE},
     ),
     "idefics3": _idefics3_kind(Idefics3ImageProcessorPil),
-    "smolvlm": _idefics3_kind(SmolVLMImageProcessorPil),
+    "smolvlm": _idefics3_kind(SmolVLMImageProcessorPil, {"size": {"longest_edge": SIDE}, "max_image_size": {"longest_edge": SIDE}}),
     "internvl": Kind(
         ("<IMG_CONTEXT>", "<img>", "</img>", "<video>"),
         "<IMG_CONTEXT>\n",
         partial(GotOcr2ImageProcessorPil, size=TILE, min_patches=1, max_patches=4),
         {"image_seq_length": 4},
+        {"size": TILE},
     ),
     "paligemma": Kind(("<image>",), "<image>", partial(SiglipImageProcessorPil, size=TILE, image_seq_length=16)),
 }
@@ -125,8 +132,9 @@ def build(folder: Path, family: str, scale: float = 6.0, seed: int = 0, **sizes:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     kind.images().save_pretrained(folder)
-    if kind.fields:
-        (folder / "processor_config.json").write_text(json.dumps(dict(kind.fields)))
+    for name, fields in (("processor_config.json", kind.fields), ("video_preprocessor_config.json", kind.clip)):
+        if fields:
+            (folder / name).write_text(json.dumps(dict(fields)))
     return folder
 
 
@@ -151,7 +159,8 @@ def _tokenizer(kind: Kind) -> tuple[PreTrainedTokenizerFast, dict[str, int]]:
         pad_token="<|endoftext|>",
         additional_special_tokens=special[1:2] + special[3:],
     )
-    tokenizer.chat_template = TEMPLATE.replace("IMAGE", kind.shown)
+    video = kind.shown.replace("<|image_pad|>", "<|video_pad|>").replace("<image>", "<video>").replace("<IMG_CONTEXT>", "<video>")
+    tokenizer.chat_template = TEMPLATE.replace("IMAGE", kind.shown).replace("VIDEO", video)
     return tokenizer, {s: tokenizer.convert_tokens_to_ids(s) for s in special}
 
 
