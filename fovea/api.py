@@ -183,7 +183,18 @@ def resolve(recipe: str | Recipe, **changes: Any) -> Recipe:
     base = recipes.get(recipe) if isinstance(recipe, str) else recipe
     if isinstance(changes.get("method"), str):
         changes["method"] = methods.get(changes["method"])()
-    return base.replace(**changes)
+    if isinstance(changes.get("engine"), str) and changes["engine"] != "local":
+        from fovea.rollout.remote import Remote
+
+        changes["engine"] = Remote(changes["engine"])
+    return corrected(base.replace(**changes))
+
+
+def corrected(recipe: Recipe) -> Recipe:
+    """With a remote engine, a method that ignores the mismatch of sampler and trainer gets the engine's importance weights."""
+    if recipe.engine == "local" or getattr(recipe.method, "behaviour", "") != "none" or recipe.engine.correct == "none":
+        return recipe
+    return recipe.replace(method__behaviour=recipe.engine.correct)
 
 
 def build_policy(recipe: Recipe, model: Path | None = None) -> HFVLM:
@@ -228,7 +239,11 @@ def build_engine(recipe: Recipe, policy: HFVLM) -> Any:
     from fovea.rollout.engine import Engine
 
     parts = {k: load_part(v) for k, v in (("program", recipe.program), ("environment", recipe.environment)) if v is not None}
-    return Engine(policy, seed=recipe.seed, max_rows=recipe.max_rows, **parts)
+    if recipe.engine == "local":
+        return Engine(policy, seed=recipe.seed, max_rows=recipe.max_rows, **parts)
+    from fovea.rollout.remote import RemoteEngine
+
+    return RemoteEngine(policy, recipe.engine, seed=recipe.seed, max_rows=recipe.max_rows, **parts)
 
 
 def build_collector(recipe: Recipe, policy: HFVLM, source: Any, engine: Any, scorer: Any) -> OnPolicy | Offline:

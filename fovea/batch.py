@@ -89,7 +89,8 @@ class Batch:
     Streams (B, T): `actions_BT` (…, A for continuous), `mask_BT` float 0/1, `logp_old_BT`, `logp_behaviour_BT`, `turn_BT` and
     `version_BT` (long), `adv_BT` once credited. Rows: `episode_B`, `prefix_B` (-1 without one), `group_B`, `length_B`, `bootstrap_B`.
     Step clock: `reward_BK`, `turns_B`. Episodes: `score_E` (NaN when unscored), `ok_E`, `group_E`, `length_E`, `cut_E` (stopped by the
-    length limit), `parts_E` by name, `role_E`. `extras` are (B, T, ...) tensors; `extras["next_obs"]` is (B, 1, ...).
+    length limit), `parts_E` by name, `role_E`. `extras` are (B, T, ...) tensors; `extras["next_obs"]` is (B, 1, ...). `remote`: some row
+    was sampled by another engine, so `logp_old_BT` is the trainer's only after `prepare`.
     """
 
     actions_BT: Tensor
@@ -117,6 +118,7 @@ class Batch:
     adv_BT: Tensor | None = None
     totals: Totals | None = None
     context: Context = field(default_factory=Context)
+    remote: bool = False
 
     @property
     def group_B(self) -> Tensor:
@@ -287,6 +289,7 @@ def collate(groups: Sequence[Group], context: Context | None = None, dtype: torc
         prefixes=prefixes,
         extras=extras,
         context=context or Context(),
+        remote=any(s.remote for s in segments),
     )
 
 

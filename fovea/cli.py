@@ -20,6 +20,8 @@ fovea: reinforcement learning of models that see
   fovea push MODEL OWNER/NAME                upload a model with its card to a hub  [--dry-run]
   fovea reproduce SLUG [--quick]             a method against its baseline: several seeds, a verdict, a row of the ledger  [--all --status]
   fovea list [recipes|methods|verifiers|tasks|taxonomy]   what there is  [--tag R.ft] [--json]
+  fovea serve MODEL [--port 8000]            a generation server, for `fovea train --engine http://...` and OpenAI clients
+  fovea list [recipes|methods|verifiers|tasks]   what there is  [--json]
   fovea check FILE.py:NAME                   contract checks for your own verifier, environment, source, method, policy
   fovea bench step [--vs trl] [--json]       speed and memory of one training step
   fovea doctor [--json]                      what is installed, what is missing, what brings it
@@ -193,6 +195,22 @@ def push(args: list[str]) -> int:
     return 0
 
 
+def serve(args: list[str]) -> int:
+    parser = _parser("serve", "Serve a checkpoint over HTTP until Ctrl-C, with the fields of vLLM and SGLang.")
+    parser.add_argument("model", help='"tiny", a checkpoint folder or a run folder')
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default 8000)")
+    parser.add_argument("--token", default="", help='what clients must send; default FOVEA_TOKEN or a new one; "none" asks for none')
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--max-rows", type=int, default=256, help="answers decoded at a time")
+    options = parser.parse_args(args)
+    from fovea.serve import serve as run
+
+    run(**vars(options))
+    return 0
+
+
 def listing(args: list[str]) -> int:
     from fovea.registry import KINDS, registry
 
@@ -311,6 +329,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "export": export,
     "push": push,
     "reproduce": reproduce,
+    "serve": serve,
     "list": listing,
     "check": check,
     "bench": bench,
@@ -332,14 +351,14 @@ def resolve(name: str, options: Sequence[str]) -> Any:
     changes = dict(_pairs(options))
     if "method" in changes:
         changes["method"] = methods.get(changes["method"])()
-    recipe = api.resolve(name, **({"method": changes.pop("method")} if "method" in changes else {}))
+    recipe = api.resolve(name, **{key: changes.pop(key) for key in ("method", "engine") if key in changes})
     typed = {}
     for key, text in changes.items():
         outer, _, inner = key.partition("__")
         owner = getattr(recipe, outer, None) if inner else recipe
         hints = typing.get_type_hints(type(owner)) if owner is not None else {}
         typed[key] = _convert(text, hints.get(inner or outer, str), key)
-    return recipe.replace(**typed)
+    return api.resolve(recipe, **typed)
 
 
 def _parse(parser: argparse.ArgumentParser, args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -32,6 +32,7 @@ class Recipe:
       dtype: "float32" or "bfloat16" for weights and activations.
       gradient_checkpointing: recompute activations in the backward pass; less memory, about a third more time.
       device: "cpu", "cuda", "cuda:1", ...
+      engine: "local", or where answers are generated instead: the address of a server (several separated by commas), or a Remote.
       data: "worlds" or "worlds:count,colour" for the procedural tasks, a JSONL/CSV/Parquet file or folder, or a Source object.
       heldout: the same for evaluation; None takes the held-out split of `data`.
       reward: overrides each task's verifier: a verifier name, "file.py:function", or a Python callable.
@@ -70,6 +71,7 @@ class Recipe:
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
     device: str = "cpu"
+    engine: Any = "local"
 
     data: Any = "worlds"
     heldout: Any = None
@@ -171,6 +173,7 @@ class Recipe:
 
 _COSMETIC = {
     "name",
+    "engine",
     "log_every",
     "keep",
     "checkpoint_every",

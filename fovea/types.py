@@ -122,6 +122,7 @@ class Segment:
       version: (T,) policy version that produced each unit.
       reward: (K,) environment reward of each turn of this segment, on the step clock; empty for single-turn language episodes.
       bootstrap: True when the trajectory was cut (time limit, buffer end) rather than terminated: its tail needs a value estimate.
+      remote: True when another engine sampled it: `logp_behaviour` is that engine's, and the trainer fills `logp_old` in before credit.
       extras: named tensors with leading (T,) that an action carries besides (observation, denoise chain, action chunk, SDE index);
         `extras["next_obs"]` (1, ...) is the observation after a cut.
     """
@@ -135,6 +136,7 @@ class Segment:
     logp_behaviour: Tensor | None = None
     reward: Sequence[float] = ()
     bootstrap: bool = False
+    remote: bool = False
     extras: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:

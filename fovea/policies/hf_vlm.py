@@ -176,6 +176,28 @@ class HFVLM:
         if self.model.value is not None:
             save_file({k: v.detach().cpu().contiguous() for k, v in self.model.value.state_dict().items()}, folder / VALUE_HEAD)
 
+    @torch.no_grad()
+    def load_weights(self, folder: str | Path) -> None:
+        """Take over the weights of another checkpoint of the same architecture, in place; tensors that are equal are not touched.
+
+        Raises:
+          ValueError: another architecture, with the first tensor that differs.
+        """
+        found = type(self).load(folder, dtype=str(self.model.vlm.dtype).removeprefix("torch.")).model.vlm.state_dict()
+        mine = self.model.vlm.state_dict()
+        for name in sorted(set(mine) | set(found)):
+            shapes = [tuple(x[name].shape) if name in x else "no such tensor" for x in (found, mine)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(f"{folder}: tensor {name!r} is {shapes[0]}; expected {shapes[1]} (a checkpoint of another architecture)")
+        for name, x in mine.items():
+            if not torch.equal(x, new := found[name].to(x.device)):
+                x.copy_(new)
+
+    def forget(self) -> None:
+        """Drop what can be computed again: picture features and fused weights."""
+        self.model.features.clear()
+        self._fused = None
+
     def parameters(self) -> Iterator[nn.Parameter]:
         return (p for p in self.model.parameters() if p.requires_grad)
 
@@ -211,6 +233,14 @@ class HFVLM:
         An answer that already ended with the eos id brings the first token itself.
         """
         return self.processor.encode_append(messages)
+
+    def encode_ids(self, ids: Sequence[int], images: Sequence[Image.Image]) -> Prefix:
+        """A prompt given as token ids with one placeholder per image."""
+        return self.processor.encode_ids(ids, images)
+
+    def compact_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The token ids of `encode` with one placeholder per image, as generation servers take them."""
+        return self.processor.compact_ids(messages)
 
     def encode_text(self, text: str) -> list[int]:
         return self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]

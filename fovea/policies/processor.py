@@ -169,7 +169,28 @@ class Processor:
         alone = sum(not isinstance(x, Video) for x in images) == 1
         self._check_placeholders(text, images)
         pictures = tuple(self.clip(x, k) if isinstance(x, Video) else self.picture(x, alone, k) for x, k in zip(images, keys, strict=True))
-        ids = torch.tensor(self._ids(text, pictures))
+        return self._prefix(key, self._ids(text, pictures), pictures)
+
+    def compact_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The token ids of the prompt with one placeholder per image, as generation servers take them."""
+        text = self.render(messages)
+        return self._tokens(text, text)
+
+    def encode_ids(self, ids: Sequence[int], images: Sequence[Image.Image]) -> Prefix:
+        """As `encode`, for a prompt given as token ids with one placeholder per image; clips cannot be given so."""
+        keys = [picture_hash(image) for image in images]
+        key = hashlib.blake2b(json.dumps([list(ids), keys]).encode(), digest_size=16).hexdigest()
+        if (found := self._prompts.get(key)) is not None:
+            return found
+        if (count := sum(i == self.image_token_id for i in ids)) != len(images):
+            raise ValueError(f"prompt: found {count} image placeholders but {len(images)} images; expected one placeholder per image")
+        pictures = tuple(self.picture(image, len(images) == 1, k) for image, k in zip(images, keys, strict=True))
+        own = iter([self._run_out(self._tokens(p.text), [p]) for p in pictures])
+        whole = [j for i in ids for j in (next(own) if i == self.image_token_id else [i])]
+        return self._prefix(key, whole, pictures)
+
+    def _prefix(self, key: str, tokens: Sequence[int], pictures: tuple[Picture, ...]) -> Prefix:
+        ids = torch.tensor(tokens)
         positions, next_position = self._positions(ids, pictures)
         places = torch.isin(ids, self.visual_ids).nonzero()[:, 0]
         return self._prompts.put(key, Prefix(key, Prompt(ids, places, positions, next_position, pictures), len(ids)))
@@ -260,10 +281,18 @@ class Processor:
         """Each placeholder of the text gives way to its picture's own text, whose placeholders then become runs of visual tokens."""
         first, *rest = self._slots(text, any(p.seconds is not None for p in pictures))[::2]
         whole = first + "".join(p.text + after for p, after in zip(pictures, rest, strict=True))
-        bos, visual = self.tokenizer.bos_token, set(self.visual_ids.tolist())
-        special = self.look.frame is None and not (bos and text.startswith(bos))
+        return self._run_out(self._tokens(whole, text), pictures)
+
+    def _tokens(self, whole: str, text: str | None = None) -> list[int]:
+        """Token ids of `whole`; where it is a prompt, `text` is how it begins, which decides whether the tokenizer adds its opening."""
+        bos = self.tokenizer.bos_token
+        special = text is not None and self.look.frame is None and not (bos and text.startswith(bos))
+        return self.tokenizer(whole, add_special_tokens=special)["input_ids"]
+
+    def _run_out(self, ids: Sequence[int], pictures: Sequence[Picture]) -> list[int]:
+        """Each placeholder as a run of visual tokens."""
+        visual = set(self.visual_ids.tolist())
         runs = iter([n for p in pictures for n in _runs(p, self._token(p.seconds is not None))])
-        ids = self.tokenizer(whole, add_special_tokens=special)["input_ids"]
         return [j for i in ids for j in ([i] * next(runs) if i in visual else [i])]
 
     def _positions(self, ids: Tensor, pictures: Sequence[Picture]) -> tuple[Tensor, int]:

@@ -58,9 +58,12 @@ GLOSSARY: dict[str, str] = {
     "policy/clip_high_frac": "Fraction of trained units clipped at the upper bound.",
     "policy/ratio_mean": "Mean importance ratio of new to sampling policy; 1 on-policy.",
     "policy/ratio_max": "Largest importance ratio; large values mean stale or mismatched samples.",
-    "policy/mismatch_nats": "Mean |log-prob of the sampler minus the trainer's own| before the update; 0 for equal weights.",
     "policy/truncation_nats": "Mean gap between the log-prob after top-p/top-k and before; 0 when nothing was truncated.",
     "policy/staleness": "Mean age of the trained units, in policy versions.",
+    "mismatch/mean_nats": "Mean |log-prob of the remote sampler minus the trainer's own| on the same weights; 16 bits give up to 0.02.",
+    "mismatch/max_nats": "Largest such difference of the step. A few nats on rare tokens are usual in 16 bits.",
+    "mismatch/kl": "KL estimate in nats per unit of the sampler from the trainer; above 0.01 look for other weights, templates or images.",
+    "mismatch/ess": "Effective share of the samples under importance weights, 1 without mismatch; below 0.9 most steps are noise.",
     "policy/nll": "Mean negative log-probability in nats of the given answers: what supervised training lowers.",
     "policy/preference_accuracy": "Fraction of pairs whose chosen answer gained more probability than its rejected one.",
     "policy/margin": "Mean implicit reward of chosen minus rejected answers.",
@@ -146,13 +149,13 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
 def batch_metrics(batch: Batch) -> dict[str, float]:
     """Size, advantage, truncation and age of a collated batch."""
     chosen_BT = batch.mask_BT > 0
-    gap = (batch.logp_old_BT - batch.logp_behaviour_BT)[chosen_BT].abs()
+    gap = (batch.logp_old_BT - batch.logp_behaviour_BT)[chosen_BT].double()
     age = (batch.context.policy_version - batch.version_BT)[chosen_BT].double()
     out = {
         "batch/rows": float((batch.mask_BT.sum(1) > 0).sum()),
         "batch/tokens": float(chosen_BT.sum()),
-        "policy/truncation_nats": float(gap.mean()),
         "policy/staleness": float(age.mean()),
+        **(mismatch(gap) if batch.remote else {"policy/truncation_nats": float(gap.abs().mean())}),
     }
     if batch.adv_BT is not None:
         adv = batch.adv_BT[chosen_BT].double()
@@ -162,6 +165,20 @@ def batch_metrics(batch: Batch) -> dict[str, float]:
             "adv/zero_frac": float((adv == 0).double().mean()),
         }
     return out
+
+
+def mismatch(gap: Any) -> dict[str, float]:
+    """How far a sampler is from the trainer, from `gap` (N,) = log π_trainer − log π_sampler of the chosen units, in nats.
+
+    kl is the k3 estimate of KL(sampler ‖ trainer), mean of exp(gap) − 1 − gap; ess is (Σ w)² / (N Σ w²) with w = exp(gap).
+    """
+    weight = gap.clamp(-20, 20).exp()
+    return {
+        "mismatch/mean_nats": float(gap.abs().mean()),
+        "mismatch/max_nats": float(gap.abs().max()),
+        "mismatch/kl": float((weight - 1 - gap).mean()),
+        "mismatch/ess": float(weight.sum() ** 2 / (len(weight) * (weight**2).sum())),
+    }
 
 
 def time_metrics(seconds: Mapping[str, float], tokens: float = 0.0, episodes: float = 0.0) -> dict[str, float]:

@@ -87,6 +87,7 @@ class Units:
     turn: list[int] = field(default_factory=list)
     version: list[int] = field(default_factory=list)
     reward: list[float] = field(default_factory=list)
+    remote: bool = False
 
     def insert(self, ids: Sequence[int], turn: int, version: int) -> None:
         """Tokens of the environment: part of the context, never trained on."""
@@ -114,6 +115,7 @@ class Units:
             version=torch.tensor(self.version[:n], dtype=torch.long),
             reward=tuple(self.reward) if rewarded else (),
             bootstrap=bootstrap,
+            remote=self.remote,
         )
 
 
@@ -307,11 +309,15 @@ class Engine:
             name = task.id if not seen[task.id] else f"{task.id}#{seen[task.id]}"
             seen[task.id] += 1
             groups.append(Group(task, [Episode(id=f"{context.step}/{name}/{g}", task=task, role=role) for g, role in enumerate(roles)]))
-        rollout = Rollout(self, groups, sampling, context, score, on_progress, attempt)
+        rollout = self.begin(groups, sampling, context, score, on_progress, attempt)
         run_anywhere(rollout.drive, rollout.stop)
         if score is not None:
             score.finish()
         return groups
+
+    def begin(self, *args: Any) -> Rollout:
+        """The driver of one rollout."""
+        return Rollout(self, *args)
 
 
 class Rollout:
@@ -376,8 +382,7 @@ class Rollout:
         self.report()
         try:
             while waiting or queue or live:
-                if self.stop.is_set():
-                    raise Stopped("rollout interrupted")
+                self.check()
                 # a group enters as a whole where it fits, so its prefix is prefilled once
                 while waiting and (len(live) + len(queue) + len(waiting[-1][1].episodes) <= self.engine.max_rows or not (live or queue)):
                     g, group = waiting.pop()
@@ -404,6 +409,11 @@ class Rollout:
             for task in live:
                 task.cancel()
             await asyncio.gather(*live, return_exceptions=True)
+
+    def check(self) -> None:
+        """Raise what ends the whole rollout."""
+        if self.stop.is_set():
+            raise Stopped("rollout interrupted")
 
     async def rest(self) -> None:
         """Until a program calls, an episode ends, or somebody asks to stop."""

@@ -93,9 +93,14 @@ def trainable(groups: Sequence[Group], group_size: int) -> list[Group]:
 
 
 def prepare(policy: Learner, method: Method, groups: Sequence[Group], context: Context, micro_batch: int) -> Batch:
-    """Collate, compute the streams that credit needs (no gradient, once), and credit."""
+    """Collate, compute the streams that credit needs (no gradient, once), and credit.
+
+    Where another engine sampled, `logp_old_BT` becomes the trainer's own log-probs; `logp_behaviour_BT` stays the sampler's.
+    """
     batch = replace(collate(groups), context=context)
     with torch.no_grad():
+        if batch.remote:
+            batch.logp_old_BT = evaluate_all(policy, batch, frozenset({"logp"}), micro_batch)["logp"].to(batch.logp_old_BT.dtype)
         batch.stored = Streams(evaluate_all(policy, batch, method.needs.before, micro_batch), "before")
         batch.adv_BT = method.credit(batch)
     return batch

@@ -1,0 +1,182 @@
+"""The little of HTTP/1.1 that the remote engine and `fovea serve` need: JSON both ways, one exchange per connection.
+
+Left out: keep-alive, streaming, redirects, compression. A connection per exchange costs a fraction of a millisecond beside an answer, and
+a dead server cannot leave half-used connections behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+HEAD_BYTES = 1 << 16
+BODY_BYTES = 1 << 30
+CONNECT_S = 5.0
+
+
+class Unreachable(ConnectionError):
+    """No whole answer came back: refused, reset, cut short or too late. Asking again may help."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client sent; `headers` have lower-case names."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> dict[str, Any]:
+        """The body as a JSON object; an empty body is an empty one."""
+        try:
+            value = json.loads(self.body or b"{}")
+        except ValueError as e:
+            raise Refused(400, f"the body is not JSON: {e}") from None
+        if not isinstance(value, dict):
+            raise Refused(400, f"the body is {type(value).__name__}; expected a JSON object")
+        return value
+
+
+class Refused(Exception):
+    """A request that is answered with an error status."""
+
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status = status
+
+
+Handler = Callable[[Request], Awaitable[Any]]
+
+
+# -- the asking side ----------------------------------------------------------------------------------------------------------
+
+
+async def exchange(url: str, method: str, path: str, payload: Any = None, token: str = "", timeout_s: float = 60.0) -> tuple[int, bytes]:
+    """Send one request; returns (status, body).
+
+    Raises:
+      Unreachable: with the url and why.
+    """
+    parts = urlsplit(url)
+    where = f"{url}{path}"
+    try:
+        async with asyncio.timeout(timeout_s):
+            reader, writer = await _connect(parts.hostname or "", parts.port, parts.scheme == "https")
+            try:
+                writer.write(_request(parts.netloc, method, parts.path.rstrip("/") + path, payload, token))
+                await writer.drain()
+                return await _answer(reader)
+            finally:
+                writer.close()
+    except TimeoutError:
+        raise Unreachable(f"{where}: no answer within {timeout_s:g} s") from None
+    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as e:
+        raise Unreachable(f"{where}: {type(e).__name__}: {e}") from None
+
+
+async def _connect(host: str, port: int | None, tls: bool) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            context = ssl.create_default_context() if tls else None
+            return await asyncio.open_connection(host, port or (443 if tls else 80), ssl=context, limit=HEAD_BYTES)
+    except TimeoutError:
+        raise ConnectionError(f"no connection within {CONNECT_S:g} s") from None
+
+
+def _request(host: str, method: str, path: str, payload: Any, token: str) -> bytes:
+    body = b"" if payload is None else json.dumps(payload).encode()
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Connection: close", f"Content-Length: {len(body)}"]
+    lines += ["Content-Type: application/json"] if body else []
+    lines += [f"Authorization: Bearer {token}"] if token else []
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    first, headers = _head(await reader.readuntil(b"\r\n\r\n"))
+    status = int(first.split(" ", 2)[1])
+    if headers.get("transfer-encoding", "").lower() == "chunked":
+        return status, await _chunks(reader)
+    if "content-length" in headers:
+        return status, await reader.readexactly(int(headers["content-length"]))
+    return status, await reader.read()
+
+
+async def _chunks(reader: asyncio.StreamReader) -> bytes:
+    out = b""
+    while size := int((await reader.readline()).split(b";")[0], 16):
+        out += (await reader.readexactly(size + 2))[:-2]
+    return out
+
+
+def _head(raw: bytes) -> tuple[str, dict[str, str]]:
+    """First line and headers of a message."""
+    first, *lines = raw.decode("latin-1").rstrip("\r\n").split("\r\n")
+    pairs = (line.partition(":") for line in lines)
+    return first, {name.strip().lower(): value.strip() for name, _, value in pairs}
+
+
+# -- the answering side -------------------------------------------------------------------------------------------------------
+
+
+async def listen(handler: Handler, host: str, port: int) -> asyncio.Server:
+    """Answer requests with what `handler` returns, as JSON; `Refused` becomes an error status.
+
+    A handler is cancelled when its client goes away.
+    """
+
+    async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            try:
+                status, payload = await _handle(handler, reader)
+                body = json.dumps(payload).encode()
+                writer.write(_response(status, body))
+                await writer.drain()
+            finally:
+                writer.close()
+
+    return await asyncio.start_server(connection, host, port, limit=HEAD_BYTES)
+
+
+async def _handle(handler: Handler, reader: asyncio.StreamReader) -> tuple[int, Any]:
+    try:
+        work = asyncio.ensure_future(handler(await _read(reader)))
+        gone = asyncio.ensure_future(reader.read(1))
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise ConnectionResetError("the client went away")
+            return 200, work.result()
+        finally:
+            work.cancel()
+            gone.cancel()
+    except Refused as e:
+        return e.status, {"error": {"message": str(e), "type": HTTPStatus(e.status).phrase, "code": e.status}}
+    except OSError:
+        raise
+    except Exception as e:
+        status = 400 if isinstance(e, (ValueError, TypeError, KeyError, asyncio.LimitOverrunError)) else 500
+        return status, {"error": {"message": f"{type(e).__name__}: {e}", "type": HTTPStatus(status).phrase, "code": status}}
+
+
+async def _read(reader: asyncio.StreamReader) -> Request:
+    first, headers = _head(await reader.readuntil(b"\r\n\r\n"))
+    method, target, _ = first.split(" ", 2)
+    size = int(headers.get("content-length", 0))
+    if size > BODY_BYTES:
+        raise Refused(413, f"found a body of {size} bytes; expected at most {BODY_BYTES}")
+    parts = urlsplit(target)
+    return Request(method, parts.path, dict(parse_qsl(parts.query)), headers, await reader.readexactly(size))
+
+
+def _response(status: int, body: bytes) -> bytes:
+    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    return f"{head}Connection: close\r\n\r\n".encode() + body
