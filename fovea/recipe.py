@@ -125,6 +125,7 @@ class Recipe:
                 ("checkpoint_every", self.checkpoint_every, self.checkpoint_every >= 1, "at least 1"),
                 ("keep", self.keep, self.keep >= 1, "at least 1"),
                 ("max_unscored", self.max_unscored, 0 <= self.max_unscored <= 1, "a fraction between 0 and 1"),
+                ("engine", self.engine, self.engine == "local" or is_dataclass(self.engine), '"local" or a fovea.rollout.remote.Remote'),
                 ("freeze", self.freeze, set(self.freeze) <= {"tower", "projector"}, "any of ('tower', 'projector')"),
                 (
                     "lora.where",

@@ -305,7 +305,7 @@ class App:
         ids = self.policy.encode_text(prompt) if isinstance(prompt, str) else token_ids(prompt, "prompt")
         wanted = self.wanted(body, self.prefix(ids, ()), 16)
         rows = [
-            {**row, "prompt_token_ids": wanted.prefix.data.ids.tolist(), "logprobs": logprobs and {**logprobs, "top_logprobs": None}}
+            {**row, "prompt_token_ids": self.policy.prompt_ids(wanted.prefix), "logprobs": logprobs and {**logprobs, "top_logprobs": None}}
             for row, logprobs in [
                 (row, None if body.get("logprobs") is None else {"tokens": words, "token_logprobs": logps})
                 for row, words, logps in await self.generate(wanted)
@@ -322,7 +322,7 @@ class App:
             row["message"] = {"role": "assistant", "content": row.pop("text")}
             row["logprobs"] = {"content": contents(words, logps)} if body.get("logprobs") else None
             rows.append(row)
-        return {**self.reply(wanted, rows, "chat.completion"), "prompt_token_ids": wanted.prefix.data.ids.tolist()}
+        return {**self.reply(wanted, rows, "chat.completion"), "prompt_token_ids": self.policy.prompt_ids(wanted.prefix)}
 
     async def tokens(self, request: Request) -> Any:
         body = request.json()
@@ -335,7 +335,7 @@ class App:
             row["logprobs"] = {"content": contents(words, logps)} if options.get("logprobs") is not None else None
             row["weight_versions"] = [{"version": row.pop("weight_version"), "start": 0, "end": len(logps)}]
             rows.append(row)
-        return {**self.reply(wanted, rows, "generate"), "prompt_token_ids": wanted.prefix.data.ids.tolist()}
+        return {**self.reply(wanted, rows, "generate"), "prompt_token_ids": self.policy.prompt_ids(wanted.prefix)}
 
     async def sglang(self, request: Request) -> Any:
         body = request.json()

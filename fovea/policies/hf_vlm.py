@@ -238,6 +238,10 @@ class HFVLM:
         """A prompt given as token ids with one placeholder per image."""
         return self.processor.encode_ids(ids, images)
 
+    def prompt_ids(self, prefix: Prefix) -> list[int]:
+        """The token ids of an encoded prompt, image placeholders expanded."""
+        return prefix.data.ids.tolist()
+
     def compact_ids(self, messages: Sequence[Message]) -> list[int]:
         """The token ids of `encode` with one placeholder per image, as generation servers take them."""
         return self.processor.compact_ids(messages)

@@ -234,7 +234,7 @@ class RemoteRollout(Rollout):
     def question(self, calls: list[Call]) -> Question:
         first, prefix = calls[0], calls[0].units.prefix
         messages, images = self.shown[prefix.key]
-        prompt = prefix.data.ids.tolist()
+        prompt = self.policy.prompt_ids(prefix)
         return Question(
             task=first.task.id,
             prompt=prompt,
