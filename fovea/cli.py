@@ -18,10 +18,9 @@ fovea: reinforcement learning of models that see
   fovea generate MODEL --image F --text T    one answer
   fovea export MODEL --merged FOLDER         whole weights with adapters folded in  [--adapter FOLDER]
   fovea push MODEL OWNER/NAME                upload a model with its card to a hub  [--dry-run]
+  fovea serve MODEL [--port 8000]            a generation server, for `fovea train --engine http://...` and OpenAI clients
   fovea reproduce SLUG [--quick]             a method against its baseline: several seeds, a verdict, a row of the ledger  [--all --status]
   fovea list [recipes|methods|verifiers|tasks|taxonomy]   what there is  [--tag R.ft] [--json]
-  fovea serve MODEL [--port 8000]            a generation server, for `fovea train --engine http://...` and OpenAI clients
-  fovea list [recipes|methods|verifiers|tasks]   what there is  [--json]
   fovea check FILE.py:NAME                   contract checks for your own verifier, environment, source, method, policy
   fovea bench step [--vs trl] [--json]       speed and memory of one training step
   fovea doctor [--json]                      what is installed, what is missing, what brings it

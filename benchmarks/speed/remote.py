@@ -51,7 +51,10 @@ def main() -> None:
         # no end of sequence, so that every rollout is the same amount of work
         sampling = Sampling(max_new_tokens=options.new_tokens, min_new_tokens=options.new_tokens)
         world = World()
-        engines = {"local": Engine(load_policy("tiny"), max_rows=512), "remote": RemoteEngine(load_policy("tiny"), Remote(url), max_rows=512)}
+        engines = {
+            "local": Engine(load_policy("tiny"), max_rows=512),
+            "remote": RemoteEngine(load_policy("tiny"), Remote(url), max_rows=512),
+        }
         for engine in engines.values():
             timed(engine, [world[i] for i in range(2)], 2, sampling)
         rows = []

@@ -47,13 +47,31 @@ def family_processor(family, policy):
     return ImagesOnly(policy.processor.images, tokenizer, tokenizer.chat_template)
 
 
+def messages_with(images):
+    return [{"role": "system", "content": "You look."}, *user("How many red circles? <answer>", len(images))]
+
+
 SIZES = [[(112, 112)], [(140, 84), (61, 200)], [(500, 333), (30, 30), (448, 448)], []]
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_token_ids_with_one_placeholder_per_image_give_the_same_prompt(policy, sizes):
+    images = [picture(i, *size) for i, size in enumerate(sizes)]
+    messages = messages_with(images)
+    compact, expected = policy.compact_ids(messages), policy.encode(messages, images)
+    assert compact.count(policy.processor.image_token_id) == len(images)
+    found = policy.encode_ids(compact, images)
+    assert policy.prompt_ids(found) == policy.prompt_ids(expected) and found.length == expected.length
+    assert torch.equal(found.data.positions, expected.data.positions)
+    assert found is policy.encode_ids(compact, images)
+    with pytest.raises(ValueError, match=f"found {len(images)} image placeholders but {len(images) + 1} images"):
+        policy.encode_ids(compact, [*images, picture(9)])
 
 
 @pytest.mark.parametrize("sizes", SIZES)
 def test_ids_and_pixels_are_the_family_processors(checkpoint, policy, sizes):
     images = [picture(i, *size) for i, size in enumerate(sizes)]
-    messages = [{"role": "system", "content": "You look."}, *user("How many red circles? <answer>", len(images))]
+    messages = messages_with(images)
     reference = family_processor(checkpoint[0], policy)
     text = reference.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True)
     expected = reference(text=[text], images=images or None, return_tensors="pt")
