@@ -16,6 +16,7 @@ import hmac
 import os
 import secrets
 import signal
+import tempfile
 import threading
 import time
 from collections import deque
@@ -539,6 +540,10 @@ def serve(
 
     expected = secret(token, host)
     policy = load_policy(model, device=device, dtype=dtype)
+    if policy.model.adapters:  # trainers send whole weights
+        with tempfile.TemporaryDirectory() as folder:
+            policy.save(folder, merged=True)
+            policy = load_policy(folder, device=device, dtype=dtype)
     app = App(policy, Path(model).name, expected, max_rows)
 
     def said(line: str) -> None:

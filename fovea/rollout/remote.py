@@ -154,7 +154,7 @@ class RemoteEngine(Engine):
         final = self._folder / self.version
         if self.published != self.policy.version:
             partial = final.with_name(f".{final.name}.partial")
-            self.policy.save(partial)
+            self.policy.save(partial, merged=True)
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
             self.published = self.policy.version
