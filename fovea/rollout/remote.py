@@ -234,6 +234,11 @@ class RemoteRollout(Rollout):
     def question(self, calls: list[Call]) -> Question:
         first, prefix = calls[0], calls[0].units.prefix
         messages, images = self.shown[prefix.key]
+        if clips := [x for x in images if not isinstance(x, Image.Image)]:
+            found = type(clips[0]).__name__
+            raise RemoteError(
+                f"task {first.task.id!r} shows a {found}; a remote engine sends pictures only: use the local engine for clips"
+            )
         prompt = self.policy.prompt_ids(prefix)
         return Question(
             task=first.task.id,
