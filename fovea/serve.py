@@ -55,7 +55,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 SAMPLED = {"n", "temperature", "top_p", "top_k", "stop", "stop_token_ids", "logit_bias", "skip_special_tokens", "seed", "seeds"}
 OPENAI_SAMPLED = SAMPLED | {"max_tokens", "max_completion_tokens", "min_tokens", "include_stop_str_in_output", "logprobs", "top_logprobs"}
 SGLANG_SAMPLED = SAMPLED | {"max_new_tokens", "min_new_tokens", "no_stop_trim", "sampling_seed"}
-COMMON = {"model", "return_token_ids", "user", "metadata"}
+COMMON = {"model", "return_token_ids", "prompt_length", "user", "metadata"}
 
 
 # -- the thread that owns the policy ------------------------------------------------------------------------------------------
@@ -104,10 +104,12 @@ class Generator(Rollout):
         self.changed, self.arrived = threading.Condition(), 0.0
         self.thread = threading.Thread(target=self.work, name="generator", daemon=True)
 
-    def ask(self, prefix: Prefix, sampling: Sampling, keys: Sequence[int]) -> list[Call]:
-        """Queue one call per key; await their tickets."""
+    def ask(self, prefix: Prefix, said: Sequence[int], sampling: Sampling, keys: Sequence[int]) -> list[Call]:
+        """Queue one call per key, each with the tokens `said` after the prompt; await their tickets."""
         room = sampling.max_new_tokens
-        calls = [Call(Units(prefix), sampling, room, key & MASK64, 0, 0, ANY, Ticket(self)) for key in keys]  # type: ignore[arg-type]
+        calls = [Call(Units(prefix), sampling, room, key & MASK64, 0, len(said), ANY, Ticket(self)) for key in keys]  # type: ignore[arg-type]
+        for call in calls:
+            call.units.insert(said, 0, 0)
         with self.changed:
             self.waiting.append(calls)
             self.arrived = time.monotonic()
@@ -197,9 +199,10 @@ ANY = Task(id="request", source="http", prompt=())
 
 @dataclass(frozen=True)
 class Wanted:
-    """One request in the engine's words."""
+    """One request in the engine's words; `said` are the tokens after the prompt."""
 
     prefix: Prefix
+    said: list[int]
     sampling: Sampling
     keys: list[int]
     keep_stop: bool
@@ -304,9 +307,13 @@ class App:
         body = self.checked(request.json(), OPENAI_SAMPLED | COMMON | {"prompt"})
         prompt = body.get("prompt")
         ids = self.policy.encode_text(prompt) if isinstance(prompt, str) else token_ids(prompt, "prompt")
-        wanted = self.wanted(body, self.prefix(ids, ()), 16)
+        wanted = self.wanted(body, *self.prefix(body, ids, ()), 16)
         rows = [
-            {**row, "prompt_token_ids": self.policy.prompt_ids(wanted.prefix), "logprobs": logprobs and {**logprobs, "top_logprobs": None}}
+            {
+                **row,
+                "prompt_token_ids": [*self.policy.prompt_ids(wanted.prefix), *wanted.said],
+                "logprobs": logprobs and {**logprobs, "top_logprobs": None},
+            }
             for row, logprobs in [
                 (row, None if body.get("logprobs") is None else {"tokens": words, "token_logprobs": logps})
                 for row, words, logps in await self.generate(wanted)
@@ -317,31 +324,31 @@ class App:
     async def chat(self, request: Request) -> Any:
         body = self.checked(request.json(), OPENAI_SAMPLED | COMMON | {"messages", "add_generation_prompt"})
         messages, images = conversation(body.get("messages"))
-        wanted = self.wanted(body, self.policy.encode(messages, images), Sampling.max_new_tokens)
+        wanted = self.wanted(body, self.policy.encode(messages, images), [], Sampling.max_new_tokens)
         rows = []
         for row, words, logps in await self.generate(wanted):
             row["message"] = {"role": "assistant", "content": row.pop("text")}
             row["logprobs"] = {"content": contents(words, logps)} if body.get("logprobs") else None
             rows.append(row)
-        return {**self.reply(wanted, rows, "chat.completion"), "prompt_token_ids": self.policy.prompt_ids(wanted.prefix)}
+        return {**self.reply(wanted, rows, "chat.completion"), "prompt_token_ids": [*self.policy.prompt_ids(wanted.prefix), *wanted.said]}
 
     async def tokens(self, request: Request) -> Any:
         body = request.json()
         options = self.checked(dict(body.pop("sampling_params", {})), OPENAI_SAMPLED)
         self.checked(body, COMMON | {"token_ids", "content_parts"})
         images = [picture(p["image_url"]["url"]) for p in body.get("content_parts") or ()]
-        wanted = self.wanted(options, self.prefix(token_ids(body.get("token_ids"), "token_ids"), images), 16)
+        wanted = self.wanted(options, *self.prefix(body, token_ids(body.get("token_ids"), "token_ids"), images), 16)
         rows = []
         for row, words, logps in await self.generate(wanted):
             row["logprobs"] = {"content": contents(words, logps)} if options.get("logprobs") is not None else None
             row["weight_versions"] = [{"version": row.pop("weight_version"), "start": 0, "end": len(logps)}]
             rows.append(row)
-        return {**self.reply(wanted, rows, "generate"), "prompt_token_ids": self.policy.prompt_ids(wanted.prefix)}
+        return {**self.reply(wanted, rows, "generate"), "prompt_token_ids": [*self.policy.prompt_ids(wanted.prefix), *wanted.said]}
 
     async def sglang(self, request: Request) -> Any:
         body = request.json()
         options = self.checked(dict(body.pop("sampling_params", {})), SGLANG_SAMPLED)
-        self.checked(body, {"text", "input_ids", "image_data", "return_logprob", "logprob_start_len"})
+        self.checked(body, {"text", "input_ids", "image_data", "return_logprob", "logprob_start_len", "prompt_length"})
         given = body.get("image_data") or []
         images = [picture(x) for x in ([given] if isinstance(given, str) else given)]
         text = body.get("text")
@@ -350,7 +357,7 @@ class App:
         options |= {"seeds": seed} if isinstance(seed, list) else {} if seed is None else {"seed": seed}
         options |= {"max_tokens": options.pop("max_new_tokens", 128), "min_tokens": options.pop("min_new_tokens", 0)}
         options |= {"top_k": max(0, options.get("top_k", 0)), "include_stop_str_in_output": options.pop("no_stop_trim", False)}
-        wanted = self.wanted(options, self.prefix(ids, images), 128)
+        wanted = self.wanted(options, *self.prefix(body, ids, images), 128)
         rows = []
         for row, _, logps in await self.generate(wanted):
             finish = {"type": row["finish_reason"]}
@@ -358,7 +365,7 @@ class App:
             meta = {
                 "id": secrets.token_hex(8),
                 "finish_reason": finish,
-                "prompt_tokens": wanted.prefix.length,
+                "prompt_tokens": wanted.prefix.length + len(wanted.said),
                 "completion_tokens": len(logps),
                 "weight_version": row["weight_version"],
             }
@@ -384,13 +391,15 @@ class App:
                 raise Refused(400, f"field {name!r} is not spoken here; known: {', '.join(sorted(spoken))}")
         return {k: v for k, v in body.items() if k not in NEUTRAL}
 
-    def prefix(self, ids: list[int], images: Sequence[Image.Image]) -> Prefix:
+    def prefix(self, body: Mapping[str, Any], ids: list[int], images: Sequence[Image.Image]) -> tuple[Prefix, list[int]]:
+        """The prompt, and the tokens after it where the body says that it ends earlier ("prompt_length", placeholders counted once)."""
         vocabulary = self.policy.vocab_size
         if wrong := [i for i in ids if not 0 <= i < vocabulary]:
             raise Refused(400, f"token id {wrong[0]} is outside the vocabulary of {vocabulary}")
-        return self.policy.encode_ids(ids, images)
+        end = int(default(body.get("prompt_length"), len(ids)))
+        return self.policy.encode_ids(ids[:end], images), ids[end:]
 
-    def wanted(self, body: Mapping[str, Any], prefix: Prefix, room: int) -> Wanted:
+    def wanted(self, body: Mapping[str, Any], prefix: Prefix, said: list[int], room: int) -> Wanted:
         """Sampling and random keys of a body in OpenAI's words."""
         stop = body.get("stop") or ()
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
@@ -418,11 +427,11 @@ class App:
             seed = body.get("seed")
             keys = [address(int(seed), i) for i in range(count)] if seed is not None else [secrets.randbits(64) for _ in range(count)]
         keep_special = not default(body.get("skip_special_tokens"), True)
-        return Wanted(prefix, sampling, keys, bool(body.get("include_stop_str_in_output")), keep_special)
+        return Wanted(prefix, said, sampling, keys, bool(body.get("include_stop_str_in_output")), keep_special)
 
     async def generate(self, wanted: Wanted) -> list[tuple[dict[str, Any], list[str], list[float]]]:
         """(row in OpenAI's words, its tokens as text, its log-probs) of each sample."""
-        calls = self.generator.ask(wanted.prefix, wanted.sampling, wanted.keys)
+        calls = self.generator.ask(wanted.prefix, wanted.said, wanted.sampling, wanted.keys)
         tickets: list[Ticket] = [c.done for c in calls]  # type: ignore[misc]
         stops = await asyncio.gather(*(t.future for t in tickets))
         return [self.row(i, call, stop, t.version, wanted) for i, (call, stop, t) in enumerate(zip(calls, stops, tickets, strict=True))]
@@ -444,7 +453,7 @@ class App:
         return row, [f"token_id:{i}" for i in ids], call.units.logp_behaviour[call.start :]
 
     def reply(self, wanted: Wanted, rows: list[dict[str, Any]], kind: str) -> dict[str, Any]:
-        used = sum(len(r["token_ids"]) for r in rows)
+        given, used = wanted.prefix.length + len(wanted.said), sum(len(r["token_ids"]) for r in rows)
         versions = {r.pop("weight_version") for r in rows if "weight_version" in r}
         return {
             "id": f"{kind}-{secrets.token_hex(8)}",
@@ -453,7 +462,7 @@ class App:
             "model": self.name,
             "weight_version": versions.pop() if len(versions) == 1 else None,
             "choices": rows,
-            "usage": {"prompt_tokens": wanted.prefix.length, "completion_tokens": used, "total_tokens": wanted.prefix.length + used},
+            "usage": {"prompt_tokens": given, "completion_tokens": used, "total_tokens": given + used},
         }
 
 

@@ -75,7 +75,7 @@ class Peer:
 
     @property
     def ours(self) -> bool:
-        """Whether it takes one random key per answer."""
+        """Whether it takes one random key per answer, and is told where the prompt ends (a family may read its prompt both ways)."""
         return self.owner == "fovea"
 
 
@@ -111,13 +111,18 @@ def openai(question: Question, peer: Peer) -> Exchange:
     }
     shared = {"model": peer.model, "return_token_ids": True}
     if not q.images:
-        return Exchange("/v1/completions", {**shared, **options, "prompt": [*q.prompt, *q.said], "logprobs": 1}, q)
+        return Exchange("/v1/completions", {**shared, **options, **ended(q, peer), "prompt": [*q.prompt, *q.said], "logprobs": 1}, q)
     if not q.said:
         messages = shown(q.messages, q.images)
         return Exchange("/v1/chat/completions", {**shared, **options, "messages": messages, "logprobs": True, "top_logprobs": 0}, q)
     parts = [picture_part(url) for url in q.images]
     tokens = {"token_ids": [*q.compact, *q.said], "content_parts": parts, "sampling_params": {**options, "logprobs": 0}}
-    return Exchange("/inference/v1/generate", {**shared, **tokens}, q)
+    return Exchange("/inference/v1/generate", {**shared, **tokens, **ended(q, peer)}, q)
+
+
+def ended(question: Question, peer: Peer) -> dict[str, int]:
+    """Where the prompt ends, for a server of ours."""
+    return {"prompt_length": len(question.compact)} if peer.ours else {}
 
 
 def read_openai(exchange: Exchange, body: bytes, url: str) -> list[Answer]:
@@ -179,7 +184,7 @@ def sglang(question: Question, peer: Peer) -> Exchange:
         **seed,
     }
     payload = {"input_ids": [*q.compact, *q.said], "sampling_params": options, "return_logprob": True, "logprob_start_len": -1}
-    return Exchange("/generate", {**payload, **({"image_data": list(q.images)} if q.images else {})}, q)
+    return Exchange("/generate", {**payload, **ended(q, peer), **({"image_data": list(q.images)} if q.images else {})}, q)
 
 
 def read_sglang(exchange: Exchange, body: bytes, url: str) -> list[Answer]:
