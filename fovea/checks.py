@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from fovea.types import Action, Context, Episode, Group, Observation, Score, Task, Turn, user
+from fovea.video import still
 
 
 class ContractError(AssertionError):
@@ -292,7 +293,7 @@ def _item(x: Any) -> Any:
 
 def _picture(observation: Observation) -> tuple[Any, ...]:
     array = None if observation.array is None else bytes(memoryview(_numpy(observation.array)).cast("B"))
-    return (repr(observation.messages), tuple(i.tobytes() for i in observation.images), array, observation.append)
+    return (repr(observation.messages), tuple(still(i).tobytes() for i in observation.images), array, observation.append)
 
 
 def _numpy(x: Any) -> Any:
@@ -337,7 +338,10 @@ def check_source(source: Any, count: int = 16) -> list[str]:
     for i, task in enumerate(tasks):
         other = r.attempt(f"source[{i}]", lambda i=i: source[i])
         same = (task.id, task.prompt, repr(task.answer)) == (other.id, other.prompt, repr(other.answer))
-        r.need(same and [x.tobytes() for x in task.images] == [x.tobytes() for x in other.images], f"source[{i}] ({task.id!r}) changed")
+        r.need(
+            same and [still(x).tobytes() for x in task.images] == [still(x).tobytes() for x in other.images],
+            f"source[{i}] ({task.id!r}) changed",
+        )
 
     r.rule("ids are texts, each used once")
     seen: dict[str, int] = {}
@@ -353,16 +357,18 @@ def check_source(source: Any, count: int = 16) -> list[str]:
             good = isinstance(m, dict) and m.get("role") in ("system", "user", "assistant", "tool") and isinstance(m.get("content"), list)
             r.need(good, f"task {task.id!r} has message {_short(m)}")
             wrong = [
-                p for p in m["content"] if not (p.get("type") == "image" or (p.get("type") == "text" and isinstance(p.get("text"), str)))
+                p
+                for p in m["content"]
+                if not (p.get("type") in ("image", "video") or (p.get("type") == "text" and isinstance(p.get("text"), str)))
             ]
             r.need(not wrong, f"task {task.id!r} has part {wrong[:1]}; expected {{'type': 'image'}} or {{'type': 'text', 'text': ...}}")
         r.need(task.prompt[-1]["role"] != "assistant", f"task {task.id!r} ends with the assistant's message")
 
     r.rule("there is one image placeholder for each image, and images are RGB pictures")
     for task in tasks:
-        marks = sum(p["type"] == "image" for m in task.prompt for p in m["content"])
+        marks = sum(p["type"] in ("image", "video") for m in task.prompt for p in m["content"])
         r.need(marks == len(task.images), f"task {task.id!r} has {marks} placeholder(s) and {len(task.images)} image(s)")
-        modes = [getattr(x, "mode", type(x).__name__) for x in task.images]
+        modes = [getattr(still(x), "mode", type(x).__name__) for x in task.images]
         r.need(all(m == "RGB" for m in modes), f"task {task.id!r} has images of kind {modes}")
 
     r.rule("the verifier exists, takes the task's params and does not call the gold answer wrong")

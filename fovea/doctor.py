@@ -22,6 +22,7 @@ PARTS: tuple[tuple[str, str, str], ...] = (
     ("tensorboard", "tensorboard", "TensorBoard events"),
     ("matplotlib", "plots", "figures"),
     ("gymnasium", "envs", "simulators"),
+    ("av", "video", "video files"),
     ("peft", "lora", "adapters (LoRA)"),
     ("trl", "bench", "the peer in `fovea bench step --vs trl`"),
 )
@@ -41,6 +42,7 @@ def examine() -> dict[str, Any]:
         "torchvision": _torchvision(),
         "browser": shutil.which("chromium") or shutil.which("google-chrome") or "",
         "base_model": _base_model(),
+        "processors": _processors(),
         "support": support.read(),
     }
 
@@ -59,6 +61,8 @@ def render(found: dict[str, Any]) -> str:
         f"  browser  {found['browser'] or 'none; `make system` brings Chromium (only tests of the run page use it)'}",
         f"  torchvision  {found['torchvision']}",
         f"  tiny base model  {found['base_model']}",
+        f"  pictures of  {', '.join(found['processors']) or 'no family'}",
+        f"  clips of  {', '.join(k for k, clips in found['processors'].items() if clips) or 'no family'}",
         "",
         *_support(found["support"]),
         "",
@@ -111,6 +115,15 @@ def _torchvision() -> str:
     except importlib.metadata.PackageNotFoundError:
         return "absent, which is fine: fovea does not use it"
     return f"{found} is installed; fovea does not use it, and its wheels can replace torch by another build"
+
+
+def _processors() -> dict[str, bool]:
+    """Families whose prompts can be encoded, and whether clips may be in them."""
+    try:
+        from fovea.policies.looks import LOOKS
+    except ImportError:
+        return {}
+    return {family: look.clip is not None for family, look in LOOKS.items()}
 
 
 def _base_model() -> str:

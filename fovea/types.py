@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from fovea.video import Video
+
 Message = Mapping[str, Any]
-"""``{"role": "system" | "user" | "assistant", "content": [{"type": "image"} | {"type": "text", "text": str}, ...]}``."""
+"""``{"role": "system" | "user" | "assistant", "content": [{"type": "image" | "video"} | {"type": "text", "text": str}, ...]}``."""
 
 
 # -- what is asked ------------------------------------------------------------------------------------------------------------
@@ -28,8 +30,8 @@ class Task:
     Attributes:
       id: unique within its source and stable across runs.
       source: name of the data source; metrics are kept per source.
-      prompt: chat messages; the n-th ``{"type": "image"}`` part stands for ``images[n]``.
-      images: decoded RGB pictures, in the order of their placeholders.
+      prompt: chat messages; the n-th ``{"type": "image"}`` or ``{"type": "video"}`` part stands for ``images[n]``.
+      images: decoded RGB pictures and clips, in the order of their placeholders.
       answer: the gold answer in whatever form the verifier reads.
       verifier: name in ``fovea.verifiers.VERIFIERS``, or any object with the ``Verifier`` contract.
       params: keyword parameters of the verifier for this row (tolerance, IoU threshold, weights, ...).
@@ -39,16 +41,17 @@ class Task:
     id: str
     source: str
     prompt: tuple[Message, ...]
-    images: tuple[Image, ...] = ()
+    images: tuple[Image | Video, ...] = ()
     answer: Any = None
     verifier: str | Verifier = "exact"
     params: Mapping[str, Any] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
-def user(text: str, images: int = 1) -> tuple[Message, ...]:
-    """One user message: `images` image placeholders followed by `text`."""
-    return ({"role": "user", "content": [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]},)
+def user(text: str, images: int = 1, videos: int = 0) -> tuple[Message, ...]:
+    """One user message: `images` image placeholders and `videos` of clips, followed by `text`."""
+    shown = [{"type": kind} for kind in ["image"] * images + ["video"] * videos]
+    return ({"role": "user", "content": [*shown, {"type": "text", "text": text}]},)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Observation:
     """
 
     messages: tuple[Message, ...] = ()
-    images: tuple[Image, ...] = ()
+    images: tuple[Image | Video, ...] = ()
     array: Any = None
     append: bool = False
 

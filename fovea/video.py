@@ -38,6 +38,13 @@ class Video:
                 raise ValueError(f"Video: found {name}={value}; expected a positive number")
 
 
+def still(shown: Image.Image | Video) -> Image.Image:
+    """A picture as it is; the first frame of a clip."""
+    if not isinstance(shown, Video):
+        return shown
+    return shown.source[0] if isinstance(shown.source, tuple) else read_frames(shown.source, [0])[0]
+
+
 @dataclass(frozen=True)
 class Stream:
     """What a file says of its first video stream: number of frames, frames per second, width and height in pixels."""
@@ -87,9 +94,14 @@ def read_frames(path: str | Path, indices: Sequence[int]) -> list[Image.Image]:
     return [found[i] for i in indices]
 
 
-def _open(path: str | Path) -> Any:
+def existing(path: str | Path) -> Path:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: found no file; expected a video")
+    return Path(path)
+
+
+def _open(path: str | Path) -> Any:
+    existing(path)
     try:
         container = _av().open(str(path))
     except _av().FFmpegError as e:

@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from fovea.types import Action, Message, Observation, Task, user
+from fovea.video import Video
 
 CALL = re.compile(r"<zoom>\s*\[?\s*([-\d.]+)[,\s]+([-\d.]+)[,\s]+([-\d.]+)[,\s]+([-\d.]+)\s*\]?\s*</zoom>")
 HOW = "You may look closer once with <zoom>x1,y1,x2,y2</zoom> (pixels of the picture as shown, {width} wide and {height} high)."
@@ -33,10 +34,12 @@ class Zoom:
         self.history, self.looks, self.side, self.invalid_reward = history, looks, side, invalid_reward
 
     def reset(self, task: Task, seed: int) -> Observation:
-        if not task.images:
-            raise ValueError(f"task {task.id!r} has no image; the zoom environment needs at least one")
-        self.task, self.left, self.crops = task, self.looks, []
-        self.shown = fit(task.images[0], self.side)
+        first = task.images[0] if task.images else None
+        if first is None or isinstance(first, Video):
+            found = "no image" if first is None else "a clip where its first image should be"
+            raise ValueError(f"task {task.id!r} has {found}; the zoom environment needs at least one")
+        self.task, self.left, self.crops, self.whole = task, self.looks, [], first
+        self.shown = fit(first, self.side)
         how = HOW.format(width=self.shown.width, height=self.shown.height)
         return Observation(messages=with_text(task.prompt, how), images=(self.shown, *task.images[1:]))
 
@@ -49,7 +52,7 @@ class Zoom:
         if box is None:
             said = user("This box is not inside the picture. Answer now.", images=0)
             return Observation(messages=said, append=True), self.invalid_reward, False, False, {"invalid": True}
-        crop = fit(self.task.images[0].crop(box), self.side or max(self.shown.size))
+        crop = fit(self.whole.crop(box), self.side or max(self.shown.size))
         self.crops.append(box)
         if self.history == "trim":
             return Observation(messages=only_image(self.task.prompt), images=(crop,)), 0.0, False, False, {"box": box}
@@ -57,7 +60,7 @@ class Zoom:
 
     def _box(self, corners: list[float]) -> tuple[int, int, int, int] | None:
         """Corners in pixels of the shown picture -> whole pixels of the original, clipped to it; None when nothing is left."""
-        original = self.task.images[0]
+        original = self.whole
         scale = (original.width / self.shown.width, original.height / self.shown.height) * 2
         if not all(abs(c) < 1e6 for c in corners):
             return None

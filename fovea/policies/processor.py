@@ -27,10 +27,10 @@ from transformers import AutoTokenizer
 
 from fovea.images import rgb
 from fovea.policies import clips
-from fovea.policies.looks import LOOKS, QWEN_TOKENS, Look
+from fovea.policies.looks import LOOKS, QWEN_TOKENS
 from fovea.policies.pictures import Picture, normalisation, read_settings
 from fovea.types import Message, Prefix
-from fovea.video import Video
+from fovea.video import Video, existing
 
 PLACEHOLDERS = QWEN_TOKENS
 ANSWER = "\x00answer\x00"
@@ -105,8 +105,8 @@ def clip_hash(video: Video) -> str:
     if isinstance(video.source, tuple):
         content: list[Any] = [picture_hash(frame) for frame in video.source]
     else:
-        stat = Path(video.source).stat()
-        content = [str(Path(video.source).resolve()), stat.st_size, stat.st_mtime_ns]
+        file = existing(video.source)
+        content = [str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns]
     return hashlib.blake2b(json.dumps([content, video.fps, video.frames]).encode(), digest_size=16, person=b"fovea-clip").hexdigest()
 
 
@@ -130,7 +130,8 @@ class Processor:
         cache_bytes: int = 256 << 20,
     ):
         self.folder, self.image_token_id, self.rope_index = folder, image_token_id, rope_index
-        self.look = _look(folder)
+        self.kind = _kind(folder)
+        self.look = LOOKS[self.kind]
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self.placeholder: str = self.tokenizer.convert_ids_to_tokens(image_token_id)
         self.settings = read_settings(folder, self.placeholder, self.look.clip.defaults if self.look.clip else {})
@@ -143,7 +144,7 @@ class Processor:
             )
         self.normalisation = normalisation(self.images)
         clip = self.look.clip
-        self.video_token_id: int | None = self.tokenizer.convert_tokens_to_ids(clip.slot) if clip and clip.own else None
+        self.video_token_id: int | None = self.tokenizer.get_vocab().get(clip.slot) if clip and clip.own else None
         self.visual_ids = torch.tensor([i for i in (image_token_id, self.video_token_id) if i is not None])
         self.preprocessed = 0
         self._pictures: Cache[Picture] = Cache(cache_bytes, lambda p: p.patches.nbytes)
@@ -227,9 +228,7 @@ class Processor:
 
     def clip(self, video: Video, key: str | None = None) -> Picture:
         """The clip's frames and how its family shows them, made once per content."""
-        if self.look.clip is None:
-            able = ", ".join(name for name, look in LOOKS.items() if look.clip)
-            raise ValueError(f"{self.folder}: found a Video among the images; this family takes none (those that do: {able})")
+        assert self.look.clip is not None, self.kind
         key = key or clip_hash(video)
         if (found := self._pictures.get(key)) is not None:
             return found
@@ -262,6 +261,9 @@ class Processor:
 
     def _check_placeholders(self, text: str, images: Sequence[Image.Image | Video]) -> None:
         """One placeholder of the right kind for each image and clip."""
+        if self.look.clip is None and (at := [i for i, x in enumerate(images) if isinstance(x, Video)]):
+            able = ", ".join(name for name, look in LOOKS.items() if look.clip)
+            raise ValueError(f"prompt: images[{at[0]}] is a clip; {self.kind} takes none (those that do: {able})")
         slots = self._slots(text, any(isinstance(x, Video) for x in images))[1::2]
         if len(slots) != len(images):
             raise ValueError(
@@ -315,12 +317,12 @@ def _runs(picture: Picture, placeholder: str) -> list[int]:
     return [picture.tokens // n] * n
 
 
-def _look(folder: Path) -> Look:
+def _kind(folder: Path) -> str:
     file = folder / "config.json"
     kind = json.loads(file.read_text()).get("model_type")
     if kind not in LOOKS:
         raise ValueError(f"{file}: found model_type {kind!r}; expected one of {', '.join(LOOKS)}")
-    return LOOKS[kind]
+    return kind
 
 
 def _parts(content: Any) -> Any:

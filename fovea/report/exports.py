@@ -23,6 +23,7 @@ from fovea import __version__
 from fovea.report.run import write_text
 from fovea.types import Group, Task
 from fovea.verifiers.parse import extract_answer, parse_choice
+from fovea.video import Video, still
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -106,7 +107,7 @@ def _sample(index: int, group: Group) -> dict[str, Any]:
         "target": _text(task.answer),
         **({"resps": said} if said != judged else {}),
         "filtered_resps": judged,
-        "doc_hash": _sha(json.dumps([task.id, _question(task), _text(task.answer), *(_sha(i.tobytes()) for i in task.images)])),
+        "doc_hash": _sha(json.dumps([task.id, _question(task), _text(task.answer), *(_sha(still(i).tobytes()) for i in task.images)])),
         **({"score": statistics.fmean(scores)} if scores else {}),
         "input": _question(task),
     }
@@ -151,11 +152,11 @@ def _columns(task: Task) -> dict[str, Any]:
     return {"id": task.id, "question": _question(task), "answer": right or _text(task.answer), **letters}
 
 
-def _pictures(images: Sequence[Image]) -> str:
-    """Base64 PNG; several as a list in one cell."""
+def _pictures(images: Sequence[Image | Video]) -> str:
+    """Base64 PNG, of a clip its first frame; several as a list in one cell."""
     coded = []
     for image in images:
-        image.convert("RGB").save(file := io.BytesIO(), format="PNG")
+        still(image).convert("RGB").save(file := io.BytesIO(), format="PNG")
         coded.append(base64.b64encode(file.getvalue()).decode())
     return coded[0] if len(coded) == 1 else json.dumps(coded) if coded else ""
 

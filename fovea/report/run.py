@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fovea.types import Episode, Group, Message, Segment
+from fovea.video import Video, still
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -275,7 +276,8 @@ class RunFolder:
             self._tokens[token] = policy.decode_text([token], skip_special=False)
         return self._tokens[token]
 
-    def _save_image(self, image: Image) -> dict[str, Any]:
+    def _save_image(self, shown: Image | Video) -> dict[str, Any]:
+        image = still(shown)
         digest = hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()[:16]
         file = self.rollouts_path / "images" / f"{digest}.png"
         if not file.exists():

@@ -26,6 +26,7 @@ from fovea.verifiers.parse import (
     parse_numbers,
     text_similarity,
 )
+from fovea.video import still
 
 _YES_NO = {True: ("yes", "true"), False: ("no", "false")}
 
@@ -154,7 +155,7 @@ def _said(episode: Episode, count: int, scale: float | None, image: int) -> tupl
         return numbers
     if image >= len(episode.task.images):
         raise Unscorable(f"scale={scale} needs the size of image {image}, but the task has {len(episode.task.images)} image(s)")
-    sides = episode.task.images[image].size
+    sides = still(episode.task.images[image]).size
     return tuple(v / scale * sides[i % 2] for i, v in enumerate(numbers))
 
 

@@ -15,6 +15,7 @@ from fovea.policies.looks import LOOKS
 from fovea.policies.pictures import anyres_tokens
 from fovea.policies.processor import Processor
 from fovea.types import user
+from fovea.video import Video
 from tests.policies import family_folders as folders
 
 STOCK = json.loads((Path(__file__).parents[1] / "fixtures" / "processors" / "stock.json").read_text())
@@ -137,3 +138,24 @@ def test_a_saved_processor_encodes_as_before(tmp_path, family):
     said = folders.said(folders.CASES["small gray"])
     a, b = first.encode(*said).data, Processor(tmp_path / "b", image).encode(*said).data
     assert a.ids.tolist() == b.ids.tolist() and torch.equal(a.pictures[0].pixels, b.pictures[0].pixels)
+
+
+def test_a_clip_for_a_family_that_takes_none_is_named():
+    clip = Video(tuple(folders.moving(2, 30, 30)))
+    with pytest.raises(ValueError, match=r"images\[0\] is a clip; llava takes none.*qwen2_vl"):
+        processor("llava").encode(user("What?", 1), [clip])
+
+
+def test_images_and_clips_in_another_order_than_the_parts_are_named():
+    clip = Video(tuple(folders.moving(2, 30, 30)))
+    with pytest.raises(ValueError, match=r"images\[0\] is a clip but the message has '<\|image_pad\|>' in its place"):
+        processor("qwen2_vl").encode(user("What?", 1, 1), [clip, folders.picture(30, 30)])
+
+
+def test_what_is_taken_of_a_clip_is_part_of_its_key():
+    frames = tuple(folders.moving(4, 30, 30))
+    p = processor("smolvlm")
+    first = p.encode(user("What?", 0, 1), [Video(frames, fps=2.0)])
+    assert p.encode(user("What?", 0, 1), [Video(frames, fps=2.0)]) is first
+    assert p.encode(user("What?", 0, 1), [Video(frames, fps=1.0)]).key != first.key
+    assert p.encode(user("What?", 0, 1), [Video(frames[:3], fps=2.0)]).key != first.key
