@@ -5,7 +5,7 @@ a projector. `get_image_features` turns pictures into the decoder's tokens; they
 Positions are M-RoPE where the model has `get_rope_index` and plain otherwise.
 
 A new family needs a line here, a decoder layer that `fovea.policies.decoder` knows, and its pictures and prompts in
-`fovea.policies.processor`.
+`fovea.policies.looks`.
 """
 
 from __future__ import annotations

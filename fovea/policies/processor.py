@@ -27,12 +27,11 @@ from transformers import AutoTokenizer
 
 from fovea.images import rgb
 from fovea.policies import clips
-from fovea.policies.looks import LOOKS, QWEN_TOKENS
+from fovea.policies.looks import LOOKS
 from fovea.policies.pictures import Picture, normalisation, read_settings
 from fovea.types import Message, Prefix
 from fovea.video import Video, existing
 
-PLACEHOLDERS = QWEN_TOKENS
 ANSWER = "\x00answer\x00"
 
 
