@@ -197,17 +197,22 @@ def corrected(recipe: Recipe) -> Recipe:
     return recipe.replace(method__behaviour=recipe.engine.correct)
 
 
+def policy_options(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe asks of `HFVLM.load`, new adapters aside."""
+    return {
+        "dtype": recipe.dtype,
+        "device": recipe.device,
+        "freeze": recipe.freeze,
+        "gradient_checkpointing": recipe.gradient_checkpointing,
+        "value_head": any(n.endswith("value") for n in recipe.method.needs.loss),
+    }
+
+
 def build_policy(recipe: Recipe, model: Path | None = None) -> HFVLM:
-    policy = load_policy(
-        model or recipe.model,
-        dtype=recipe.dtype,
-        device=recipe.device,
-        freeze=recipe.freeze,
-        gradient_checkpointing=recipe.gradient_checkpointing,
-        value_head=any(n.endswith("value") for n in recipe.method.needs.loss),
-        **({"lora": recipe.lora, "seed": recipe.seed} if model is None else {}),
-    )
+    fresh = {"lora": recipe.lora, "seed": recipe.seed} if model is None else {}
+    policy = load_policy(model or recipe.model, **policy_options(recipe), **fresh)
     policy.temperature = recipe.sampling.temperature or 1.0
+    policy.offload_activations = "activations" in recipe.offload
     if any(n.startswith("reference/") for n in recipe.method.needs.before | recipe.method.needs.loss):
         if model is None or policy.model.adapters:
             policy.set_reference()

@@ -24,6 +24,7 @@ PARTS: tuple[tuple[str, str, str], ...] = (
     ("gymnasium", "envs", "simulators"),
     ("av", "video", "video files"),
     ("peft", "lora", "adapters (LoRA)"),
+    ("bitsandbytes", "gpu", "8-bit and paged optimizers, QLoRA"),
     ("trl", "bench", "the peer in `fovea bench step --vs trl`"),
 )
 MINIMUM = {"torch": (2, 9), "transformers": (5, 20)}

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fovea.recipe import Recipe
 
+if TYPE_CHECKING:
+    from fovea.trace import Memory
+
 GiB = 1024**3
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes by purpose; see `estimate` for the formulas."""
-
-    weights: int
-    gradients: int
-    moments: int
-    reference: int
-    activations: int
-    logits: int
-    cache: int
-
-    @property
-    def total(self) -> int:
-        return sum(vars(self).values())
+LOOK_AT = 16
+"""Tasks whose prompts are measured."""
 
 
 def arithmetic(recipe: Recipe) -> str:
@@ -52,70 +39,35 @@ def plan(recipe: Recipe) -> str:
         "",
         "memory",
     ]
-    config = model_config(recipe)
-    if config is None:
-        return "\n".join([*lines, f"  no estimate: {recipe.model!r} is not a local checkpoint folder"])
-    count = parameters(config)
-    memory = estimate(recipe, config, count)
-    rows = [f"  {name:12} {value / GiB:8.3f} GiB" for name, value in vars(memory).items()]
-    head = (
-        f"  {sum(count.values()) / 1e6:.1f} M parameters, {sum(v for k, v in count.items() if k not in recipe.freeze) / 1e6:.1f} M trained"
-    )
-    return "\n".join([*lines, head, *rows, f"  {'total':12} {memory.total / GiB:8.3f} GiB, beside the program itself (about 0.5 GiB)"])
+    return "\n".join([*lines, *(f"  {line}" for line in memory(recipe))])
 
 
-def model_config(recipe: Recipe) -> Any:
-    """The checkpoint's transformers config, or None when the model is not on this disk."""
+def memory(recipe: Recipe) -> list[str]:
+    """Parameters, and the bytes that a step takes at its peak, by purpose; see `fovea.trace` for what is counted."""
     from fovea.policies.tiny_vlm import BASE_DIR
 
     folder = BASE_DIR if recipe.model == "tiny" else Path(recipe.model)
     if not (folder / "config.json").is_file():
-        return None
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-
-
-def parameters(config: Any) -> dict[str, int]:
-    """Parameter counts by part (language, tower, projector), from the architecture on the meta device: no weights are read."""
-    import torch
-    from transformers import AutoModelForImageTextToText
-
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
-    count = {"language": 0, "tower": 0, "projector": 0}
-    for name, p in model.named_parameters():
-        part = "projector" if "merger" in name or "projector" in name else "tower" if "visual" in name or "vision" in name else "language"
-        count[part] += p.numel()
-    return count
+        return [f"no estimate: {recipe.model!r} is not a local checkpoint folder"]
+    found, policy, said = estimate(recipe)
+    whole, trained = (sum(p.numel() for p in part) / 1e6 for part in (policy.model.parameters(), policy.parameters()))
+    rows = [f"{name:12} {value / GiB:8.3f} GiB" for name, value in vars(found).items()]
+    return [
+        f"{whole:.1f} M parameters, {trained:.1f} M trained; {said}",
+        *rows,
+        f"{'peak':12} {found.total / GiB:8.3f} GiB, beside the program (about 0.5 GiB); of generate, prepare and update the largest counts",
+    ]
 
 
-def estimate(recipe: Recipe, config: Any, count: dict[str, int]) -> Memory:
-    """Peak bytes of one step.
+def estimate(recipe: Recipe) -> tuple[Memory, Any, str]:
+    """(memory, the policy without data, what was assumed): the longest prompt of the first tasks, and answers of `max_new_tokens`."""
+    from fovea import trace
+    from fovea.api import build_sources, heldout_tasks
 
-    Weights and gradients in the recipe's dtype, AdamW's two moments in float32. Activations: about 16 h + 6 i values per token and layer
-    (h hidden, i intermediate size), one layer's worth with gradient checkpointing. Logits: three float32 copies of (rows, new tokens, V).
-    Cache: keys and values of the rollout. The prompt is assumed to be 256 tokens and to be held once per group.
-    """
-    size = 2 if recipe.dtype == "bfloat16" else 4
-    text = config.get_text_config()
-    trained = sum(v for k, v in count.items() if k not in recipe.freeze)
-    everything = sum(count.values())
-    new, prompt = recipe.sampling.max_new_tokens, 256
-    rows = min(recipe.micro_batch, recipe.tasks_per_step * recipe.group_size)
-    tokens = rows * new + -(-rows // recipe.group_size) * prompt
-    layers = 1 if recipe.gradient_checkpointing else text.num_hidden_layers
-    heads = getattr(text, "num_key_value_heads", text.num_attention_heads)
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    held = recipe.tasks_per_step * (recipe.group_size * new + prompt)
-    needs = recipe.method.needs
-    reference = everything * size if any(n.startswith("reference/") for n in needs.before | needs.loss) else 0
-    return Memory(
-        weights=everything * size,
-        gradients=trained * size,
-        moments=trained * 8,
-        reference=reference,
-        activations=tokens * layers * (16 * text.hidden_size + 6 * text.intermediate_size) * size,
-        logits=3 * rows * new * text.vocab_size * 4,
-        cache=held * text.num_hidden_layers * 2 * heads * head * size,
-    )
+    policy = trace.without_data(recipe)
+    source, _ = build_sources(recipe)
+    prefix = max((policy.encode(t.prompt, t.images) for t in heldout_tasks(source, LOOK_AT)), key=lambda p: p.length)
+    seen = min(recipe.steps * recipe.tasks_per_step, len(source) if hasattr(source, "__len__") else 1 << 60)
+    found = trace.trace(recipe, policy, prefix, recipe.sampling.max_new_tokens, seen)
+    said = f"prompts of {prefix.length} tokens (the longest of the first {LOOK_AT}), answers of {recipe.sampling.max_new_tokens}"
+    return found, policy, said

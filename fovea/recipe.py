@@ -19,6 +19,8 @@ from fovea.methods.grpo import GRPO
 from fovea.policies.lora import LoRA
 from fovea.rollout.sampling import Sampling
 
+OPTIMIZERS = ("adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -51,6 +53,9 @@ class Recipe:
       max_resample: rollouts per step at most while dynamic sampling.
       steps: rollout-and-update steps.
       learning_rate, warmup_steps, schedule, weight_decay, betas, max_grad_norm: AdamW and its schedule.
+      optimizer: "adamw"; "adamw_8bit" keeps its moments in 8 bits, "paged_adamw" and "paged_adamw_8bit" in memory that moves to the host
+        when a GPU runs out of its own (all three need bitsandbytes).
+      offload: what waits in host memory when a GPU has too little: "optimizer" (moments), "activations". Changes no number.
       eval_every: steps between held-out evaluations (0: only before and after).
       eval_tasks: held-out tasks per evaluation (0: no evaluation).
       eval_temperature: 0 is greedy.
@@ -98,6 +103,8 @@ class Recipe:
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.95)
     max_grad_norm: float = 1.0
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = "adamw"
+    offload: tuple[str, ...] = ()
 
     eval_every: int = 0
     eval_tasks: int = 400
@@ -127,6 +134,8 @@ class Recipe:
                 ("max_unscored", self.max_unscored, 0 <= self.max_unscored <= 1, "a fraction between 0 and 1"),
                 ("engine", self.engine, self.engine == "local" or is_dataclass(self.engine), '"local" or a fovea.rollout.remote.Remote'),
                 ("freeze", self.freeze, set(self.freeze) <= {"tower", "projector"}, "any of ('tower', 'projector')"),
+                ("offload", self.offload, set(self.offload) <= {"optimizer", "activations"}, "any of ('optimizer', 'activations')"),
+                ("optimizer", self.optimizer, self.optimizer in OPTIMIZERS, f"one of {OPTIMIZERS}"),
                 (
                     "lora.where",
                     self.lora.where,

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fovea.batch import Batch
-from fovea.policies import decoder, generation, shared_prefix, vision
+from fovea.policies import decoder, generation, offload, shared_prefix, vision
 from fovea.policies import lora as adapters
 from fovea.policies.families import FAMILIES, Family
 from fovea.policies.generation import Cohort
@@ -100,13 +100,14 @@ class HFVLM:
       version: number of optimizer steps taken, bumped by the trainer.
       eos_ids, banned_ids: tokens that end an answer; those that stand for pictures or frame them, which have no probability.
       path: "direct" or "interface".
+      offload_activations: keep what the backward pass needs in host memory meanwhile.
     """
 
     def __init__(self, model: Model, processor: Processor, path: str = "direct", gradient_checkpointing: bool = False):
         self.model, self.processor, self.path = model, processor, path
         self.gradient_checkpointing = gradient_checkpointing
         self.reference: Model | None = None
-        self.temperature, self.version = 1.0, 0
+        self.temperature, self.version, self.offload_activations = 1.0, 0, False
         self.eos_ids, self.banned_ids = _eos_ids(model.vlm, processor), _banned_ids(model.vlm, processor)
         self.vocab_size = model.vlm.config.text_config.vocab_size
         self._counts = {"vision_encodings": 0, "prefix_tokens_update": 0}
@@ -126,6 +127,7 @@ class HFVLM:
         lora: LoRA | None = None,
         base: str | Path | None = None,
         seed: int = 0,
+        weights: bool = True,
     ) -> HFVLM:
         """Read a checkpoint folder, an adapter folder, a hub id (owner/name), or "tiny" for the model that ships with the package.
 
@@ -135,13 +137,17 @@ class HFVLM:
           lora: new adapters to train instead of the weights; None takes those that the folder holds, if any.
           base: where the weights under an adapter folder are, if not where it says.
           seed: addresses the random start of new adapters.
+          weights: False reads none and leaves those that the model was built with; see `fovea.trace.without_data`.
         """
         given = _folder(path)
         folder = _base(given, base, lora)
         config = _config(folder)
         made: Any = getattr(transformers, FAMILIES[config["model_type"]].model)
-        vlm = made.from_pretrained(folder, dtype=getattr(torch, dtype), trust_remote_code=False, local_files_only=True)
-        model = Model(vlm, value_head).to(device=device, dtype=getattr(torch, dtype))
+        if weights:
+            vlm = made.from_pretrained(folder, dtype=getattr(torch, dtype), trust_remote_code=False, local_files_only=True)
+        else:
+            vlm = made._from_config(made.config_class.from_pretrained(folder, local_files_only=True), dtype=getattr(torch, dtype))
+        model = Model(vlm, value_head).to(device=device if weights else None, dtype=getattr(torch, dtype))
         if model.value is not None and (given / VALUE_HEAD).exists():
             model.value.load_state_dict(load_file(given / VALUE_HEAD))
         if model.family.encode is vision.packed:
@@ -308,8 +314,14 @@ class HFVLM:
         `logp` and `entropy` (B, T) are those of softmax(logits / temperature) without the banned ids, zero where `mask_BT` is zero: what
         the environment inserted is context only. `value` (B, T) reads the state before each unit, `next_value` (B,) that after the last.
         """
-        with self._variant(variant) as model:
+        if torch.is_grad_enabled():
+            self._fused = None  # weights fused for decoding are of no use to an update, and as large as the decoder
+        with self._variant(variant) as model, self._saving():
             return self._evaluate(model, batch, want)
+
+    def _saving(self) -> contextlib.AbstractContextManager[Any]:
+        moves = self.offload_activations and torch.is_grad_enabled()
+        return offload.activations(self.model.parameters()) if moves else contextlib.nullcontext()
 
     def _evaluate(self, model: Model, batch: Batch, want: frozenset[str] | set[str]) -> dict[str, Tensor]:
         if unknown := set(want) - {"logp", "entropy", "value", "next_value"}:

@@ -83,6 +83,9 @@ class Cache(Generic[T]):
             self._drop(next(iter(self._items)))
         return value
 
+    def __len__(self) -> int:
+        return len(self._items)
+
     def clear(self) -> None:
         self._items.clear()
         self.bytes = 0
@@ -145,7 +148,7 @@ class Processor:
         clip = self.look.clip
         self.video_token_id: int | None = self.tokenizer.get_vocab().get(clip.slot) if clip and clip.own else None
         self.visual_ids = torch.tensor([i for i in (image_token_id, self.video_token_id) if i is not None])
-        self.preprocessed = 0
+        self.preprocessed, self.cache_bytes = 0, cache_bytes
         self._pictures: Cache[Picture] = Cache(cache_bytes, lambda p: p.patches.nbytes)
         self._prompts: Cache[Prefix] = Cache(cache_bytes, lambda p: p.data.nbytes)
 

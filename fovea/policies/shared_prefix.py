@@ -291,7 +291,7 @@ def flash(q: Tensor, k: Tensor, v: Tensor, causal: bool | Tensor, scoring: Scori
       causal: whether query i sees keys 0 to i only, or an additive mask (queries, keys).
     """
     masked = isinstance(causal, Tensor)
-    if q.device.type == "cpu" and scoring.cap is None:
+    if q.device.type in ("cpu", "meta") and scoring.cap is None:
         mask = causal.to(q.dtype) if masked else None
         attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         out, lse = attend(q, k, v, 0.0, not masked and causal, attn_mask=mask, scale=scoring.scale)
@@ -308,7 +308,7 @@ def flash_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool | Tensor, scoring: Scoring
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, given an output and a log-sum-exp that may cover more keys than these."""
-    if q.device.type == "cpu" and scoring.cap is None:
+    if q.device.type in ("cpu", "meta") and scoring.cap is None:
         masked = isinstance(causal, Tensor)
         mask = causal.to(q.dtype) if masked else None
         backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward

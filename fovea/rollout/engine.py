@@ -31,6 +31,7 @@ from fovea.types import Action, Context, Environment, Episode, Group, Message, O
 Program = Callable[[Task, "Actor", Any], Awaitable[None]]
 Progress = Callable[[int, int, int], None]
 
+PREFILL_TOKENS = 16384  # prompt tokens that one prefill may hold by default
 SEED_BITS = 31  # environments take non-negative 32-bit seeds
 STOP_TAIL = 4  # bytes of a UTF-8 character, the most tokens it can be spread over
 
@@ -274,7 +275,7 @@ class Engine:
         seed: int = 0,
         max_rows: int = 64,
         max_context: int | None = None,
-        prefill_tokens: int = 16384,
+        prefill_tokens: int = PREFILL_TOKENS,
     ):
         if max_rows < 1:
             raise ValueError(f"max_rows = {max_rows}; expected at least 1")

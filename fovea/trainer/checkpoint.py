@@ -22,6 +22,8 @@ from safetensors.torch import load_file, save_file
 
 STATE, OPTIMIZER, MODEL = "state.json", "optimizer.safetensors", "model"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+QUANTIZED = ("step", "state1", "state2", "qmap1", "qmap2", "absmax1", "absmax2")
+"""What bitsandbytes keeps of a parameter; the last four only where the moments have 8 bits."""
 
 
 class CheckpointError(RuntimeError):
@@ -119,6 +121,8 @@ def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> 
     saved = load_file(checkpoint.path / OPTIMIZER)
     params = [p for g in optimizer.param_groups for p in g["params"]]
     masters = {f"{i}.master" for i in range(len(params))} if hasattr(optimizer, "masters") else set()
+    if hasattr(optimizer, "init_state"):
+        return _load_quantized(checkpoint.path / OPTIMIZER, saved, optimizer)
     expected = {f"{i}.{k}" for i in range(len(params)) for k in MOMENTS} | masters
     if saved and set(saved) != expected:
         raise CheckpointError(
@@ -135,6 +139,31 @@ def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> 
         optimizer.state[p] = {k: v.to(p.device) if k != "step" else v for k, v in state.items()}
         if masters:
             p.data.copy_(saved[f"{i}.master"])
+
+
+def _load_quantized(file: Path, saved: dict[str, torch.Tensor], optimizer: Any) -> None:
+    """As `load_optimizer`, into the buffers that bitsandbytes makes itself (paged ones among them)."""
+    at = 0
+    for g, group in enumerate(optimizer.param_groups):
+        for i, p in enumerate(group["params"]):
+            mine = {k: saved[f"{at}.{k}"] for k in (*QUANTIZED, "master") if f"{at}.{k}" in saved}
+            at += 1
+            if not mine:
+                continue
+            optimizer.init_state(group, p, g, i)
+            state = optimizer.state[p]
+            for k, home in state.items():
+                found = mine.get(k)
+                if found is None or (k != "step" and found.shape != home.shape):
+                    raise CheckpointError(
+                        f"{file}: {k} of parameter {at - 1} is {'missing' if found is None else tuple(found.shape)}, expected {home.shape}"
+                    )
+                if k == "step":
+                    state[k] = int(found)
+                else:
+                    home.copy_(found)
+            if "master" in mine:
+                p.data.copy_(mine["master"])
 
 
 def prune(folder: Path, keep: int, best: int | None) -> None:
@@ -154,7 +183,7 @@ def sha256(path: Path) -> str:
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     params = [p for g in optimizer.param_groups for p in g["params"]]
-    tensors = {f"{i}.{k}": v for i, p in enumerate(params) for k, v in optimizer.state.get(p, {}).items() if k in MOMENTS}
+    tensors = {f"{i}.{k}": v for i, p in enumerate(params) for k, v in optimizer.state.get(p, {}).items() if k in MOMENTS + QUANTIZED}
     if tensors and hasattr(optimizer, "masters"):
         tensors |= {f"{i}.master": p for i, p in enumerate(params)}
     return {k: torch.as_tensor(v).detach().cpu().contiguous() for k, v in tensors.items()}

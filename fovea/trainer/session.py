@@ -82,6 +82,8 @@ class Session:
             recipe.weight_decay,
             recipe.betas,
             recipe.max_grad_norm,
+            recipe.optimizer,
+            "optimizer" in recipe.offload,
         )
         self.optimizer = self.adam.build(policy)
         self.state = State()

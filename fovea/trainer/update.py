@@ -29,13 +29,20 @@ class Adam:
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.95)
     max_grad_norm: float = 1.0
+    kind: str = "adamw"
+    offload: bool = False
 
-    def build(self, policy: Learner) -> torch.optim.AdamW:
+    def build(self, policy: Learner) -> torch.optim.Optimizer:
         trained = [p for p in policy.parameters() if p.requires_grad]
         if not trained:
             raise ValueError("nothing to train: every parameter is frozen; expected at least one of language model, projector, tower")
+        options = {"lr": self.learning_rate, "betas": self.betas, "weight_decay": self.weight_decay}
+        if self.kind != "adamw" or self.offload:
+            from fovea.trainer.optimizers import build
+
+            return build(self.kind, self.offload, trained, **options)
         kind = MasterAdamW if any(p.dtype in (torch.bfloat16, torch.float16) for p in trained) else torch.optim.AdamW
-        return kind(trained, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay)
+        return kind(trained, **options)
 
     def lr_at(self, step: int) -> float:
         if step < self.warmup_steps:
@@ -73,8 +80,8 @@ class MasterAdamW(torch.optim.AdamW):
 
 def trained_weights(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """The policy's own parameters behind an optimizer, in order."""
-    if isinstance(optimizer, MasterAdamW):
-        return list(optimizer.low)
+    if hasattr(optimizer, "masters"):
+        return list(optimizer.low)  # pyright: ignore[reportAttributeAccessIssue]
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
