@@ -24,6 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 MAIN_JOB, DIGITS, SPEED = "benchmarks/quality/main_job.json", "benchmarks/quality/digits.json", "benchmarks/speed/step_vs_trl.json"
 SUPPORT, LEDGER = "benchmarks/support.json", "benchmarks/ledger"
+ESTIMATE = "benchmarks/memory/estimate.json"
 NOT_YET = "not measured yet"
 
 # (image tokens, new tokens) at 8 answers per prompt -> the ratio to TRL's CPU seconds that must be reached
@@ -47,6 +48,7 @@ def pages(root: Path) -> dict[str, str]:
     """Every page with generated parts, as it should be."""
     parts: dict[str, dict[str, Callable[[], str]]] = {
         "README.md": {"figures": lambda: figures(root), "systems": lambda: systems(root), "support": lambda: support(root)},
+        "docs/memory.md": {"memory": lambda: memory_table(root)},
         "docs/methods.md": {"methods": method_pages},
         "docs/recipes.md": {"fields": recipe_fields},
         "docs/verifiers.md": {"verifiers": verifier_table},
@@ -211,6 +213,15 @@ def speed_table(speed: dict[str, Any]) -> str:
             )
         )
     return table(("image tokens", "new tokens", "G", "Fovea", "TRL", "ratio"), rows)
+
+
+def memory_table(root: Path) -> str:
+    found = read(root, ESTIMATE)
+    if not found:
+        return NOT_YET
+    rows = [(name, *(f"{c[k]:.0f}" for k in ("estimate_mb", "measured_mb")), f"{c['error']:+.1%}") for name, c in found["cases"].items()]
+    said = f"{found['what']} Peak of resident memory over base, in MB; the estimate is that of `--dry-run`."
+    return "\n".join([said, "", table(("", "estimate", "measured", "error"), rows), "", origin(ESTIMATE, found)])
 
 
 def origin(name: str, found: dict[str, Any]) -> str:

@@ -203,6 +203,7 @@ def policy_options(recipe: Recipe) -> dict[str, Any]:
         "dtype": recipe.dtype,
         "device": recipe.device,
         "freeze": recipe.freeze,
+        "nf4": recipe.lora.nf4,
         "gradient_checkpointing": recipe.gradient_checkpointing,
         "value_head": any(n.endswith("value") for n in recipe.method.needs.loss),
     }

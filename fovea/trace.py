@@ -36,7 +36,7 @@ def parameters_without_data() -> Iterator[None]:
 
     def shape_only(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
         register(module, name, param)
-        if param is not None:
+        if param is not None and not param.is_meta:  # one that is there already is shared, as tied embeddings are
             module._parameters[name] = nn.Parameter(param.detach().to(META), param.requires_grad)
 
     nn.Module.register_parameter = shape_only
@@ -142,7 +142,7 @@ def trace(recipe: Recipe, policy: Any, prefix: Prefix, new_tokens: int, tasks: i
     needs = recipe.method.needs
     policy.temperature = recipe.sampling.temperature or 1.0
     trained = list(policy.parameters())
-    weights, gradients = _bytes(policy.model.parameters()) + _bytes(policy.model.buffers()), _bytes(trained)
+    weights, gradients = _weights(recipe, policy), _bytes(trained)
     refers = any(n.startswith("reference/") for n in needs.before | needs.loss)
     if refers:
         policy.set_reference()
@@ -155,7 +155,7 @@ def trace(recipe: Recipe, policy: Any, prefix: Prefix, new_tokens: int, tasks: i
     return Memory(
         weights=weights,
         gradients=gradients,
-        moments=_moments(trained),
+        moments=_moments(recipe, trained),
         reference=weights if refers and not policy.model.adapters else 0,
         pictures=_pictures(recipe, policy, prefix, tasks),
         generate=generate,
@@ -174,6 +174,13 @@ def _peak(run: Callable[[], Any]) -> tuple[int, int]:
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(x.nbytes for x in tensors)
+
+
+def _weights(recipe: Recipe, policy: Any) -> int:
+    """Parameters and buffers. A 64-number block of 4-bit weights has one 8-bit scale."""
+    whole = _bytes(policy.model.parameters()) + _bytes(policy.model.buffers())
+    matrices = [p for n, p in policy.model.text.named_parameters() if n.endswith("base_layer.weight")] if recipe.lora.nf4 else []
+    return whole - sum(p.nbytes - p.numel() // 2 - p.numel() // 64 for p in matrices)
 
 
 def _updates(policy: Any, micros: list[Any], names: frozenset[str], trained: list[Any]) -> None:
@@ -248,9 +255,11 @@ def _pictures(recipe: Recipe, policy: Any, prefix: Prefix, tasks: int) -> int:
     return int(min(seen.capacity, features) + min(policy.processor.cache_bytes, tasks * prefix.data.nbytes))
 
 
-def _moments(trained: list[Tensor]) -> int:
+def _moments(recipe: Recipe, trained: list[Tensor]) -> int:
+    """Two moments of float32, or of 8 bits with one float32 scale per 256; masters of 16-bit weights."""
     low = [p for p in trained if p.dtype.itemsize == 2]
-    return 8 * sum(p.numel() for p in trained) + 4 * sum(p.numel() for p in low)
+    each = 2 * (1 + 4 / 256) if recipe.optimizer.endswith("8bit") else 8
+    return int(each * sum(p.numel() for p in trained)) + 4 * sum(p.numel() for p in low)
 
 
 def _visit(trained: list[Tensor]) -> int:

@@ -31,6 +31,7 @@ CELL = Cell(256, 32, 4)
 SHAPE = Shape(
     hidden=384, layers=6, heads=6, kv_heads=2, head_dim=64, inner=1536, vocab=384, v_hidden=192, v_layers=4, v_full_layers=1, v_inner=768
 )
+WHAT = "A random Qwen2.5-VL of 17 M parameters, AdamW, GRPO steps on 2 tasks x 4 answers, 256 image tokens + 32 new, on a CPU."
 CASES: dict[str, dict[str, Any]] = {
     "full": {},
     "full, frozen tower": {"freeze": ("tower",)},
@@ -124,6 +125,7 @@ def main(names: list[str]) -> int:
             result["cases"][name] = numbers | {"parts": estimate}
             print(f"{name:40} estimate {estimate['total']:8.1f} MB   measured {found:8.1f} MB   {error:+.1%}", flush=True)
             result |= {
+                "what": WHAT,
                 "worst_error": max(abs(c["error"]) for c in result["cases"].values()),
                 "limit": LIMIT,
                 "command": shlex.join(["python", "benchmarks/memory/estimate.py"]),

@@ -128,6 +128,7 @@ class HFVLM:
         base: str | Path | None = None,
         seed: int = 0,
         weights: bool = True,
+        nf4: bool = False,
     ) -> HFVLM:
         """Read a checkpoint folder, an adapter folder, a hub id (owner/name), or "tiny" for the model that ships with the package.
 
@@ -137,6 +138,7 @@ class HFVLM:
           lora: new adapters to train instead of the weights; None takes those that the folder holds, if any.
           base: where the weights under an adapter folder are, if not where it says.
           seed: addresses the random start of new adapters.
+          nf4: hold the decoder's matrices in 4 bits (see `LoRA`).
           weights: False reads none and leaves those that the model was built with; see `fovea.trace.without_data`.
         """
         given = _folder(path)
@@ -144,7 +146,8 @@ class HFVLM:
         config = _config(folder)
         made: Any = getattr(transformers, FAMILIES[config["model_type"]].model)
         if weights:
-            vlm = made.from_pretrained(folder, dtype=getattr(torch, dtype), trust_remote_code=False, local_files_only=True)
+            packed = {"quantization_config": adapters.packing(dtype)} if nf4 else {}
+            vlm = made.from_pretrained(folder, dtype=getattr(torch, dtype), trust_remote_code=False, local_files_only=True, **packed)
         else:
             vlm = made._from_config(made.config_class.from_pretrained(folder, local_files_only=True), dtype=getattr(torch, dtype))
         model = Model(vlm, value_head).to(device=device if weights else None, dtype=getattr(torch, dtype))
@@ -154,7 +157,8 @@ class HFVLM:
             vision.install(model.visual)
         decoder.check(model.text)
         model.text.config._attn_implementation = shared_prefix.NAME
-        _freeze(model, freeze)
+        if not nf4:
+            _freeze(model, freeze)
         if given != folder:
             adapters.restore(model, given, _name(folder))
         elif lora is not None and lora.rank:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WHOLE = r"(?!.*language_model\.).*"
+"""Names of the layers that `nf4` leaves as they are: all outside the decoder."""
 PREFIX = "base_model.model."
 """What peft's files put before the names of the model that was wrapped."""
 
@@ -28,12 +30,14 @@ class LoRA:
       alpha: an adapter's output is multiplied by alpha / rank.
       targets: names of the linear layers, such as q_proj; without any, every linear layer of `where`.
       where: "language" (the decoder's layers), "tower" (the vision encoder's) or "both".
+      nf4: hold the decoder's frozen matrices in 4 bits (QLoRA, Dettmers et al., 2023), by bitsandbytes; each is unpacked when it is used.
     """
 
     rank: int = 0
     alpha: float = 32.0
     targets: tuple[str, ...] = ()
     where: Literal["language", "tower", "both"] = "language"
+    nf4: bool = False
 
     def __post_init__(self) -> None:
         if self.rank < 0 or self.alpha <= 0 or self.where not in ("language", "tower", "both"):
@@ -41,6 +45,8 @@ class LoRA:
                 f"lora: rank = {self.rank}, alpha = {self.alpha}, where = {self.where!r}; "
                 "expected rank >= 0, alpha > 0 and where one of language, tower, both"
             )
+        if self.nf4 and not self.rank:
+            raise ValueError("lora: nf4 without adapters (rank = 0); weights in 4 bits cannot be trained themselves, expected rank > 0")
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -94,9 +100,14 @@ def save(model: Any, folder: Path) -> None:
 
 def save_merged(model: Any, folder: Path) -> None:
     """The whole model with W + (alpha / rank) B A for W, as `save_pretrained` would have written it without adapters."""
-    plain = {n.replace(".base_layer.", "."): x for n, x in model.vlm.state_dict().items() if ".lora_" not in n}
+    packed = {n: m for n, m in model.vlm.named_modules() if hasattr(getattr(m, "weight", None), "quant_state")}
+    extra = tuple(f"{n}.weight." for n in packed)
+    state = {n: x for n, x in model.vlm.state_dict().items() if ".lora_" not in n and not n.startswith(extra)}
+    state |= {f"{n}.weight": _unpacked(m.weight).detach() for n, m in packed.items()}
+    plain = {n.replace(".base_layer.", "."): x for n, x in state.items()}
     changed = {f"{n}.weight": weight_of(m).detach() for n, m in adapted(model.vlm)}
-    model.vlm.save_pretrained(folder, state_dict=plain | changed)
+    with _unquantized(model.vlm):
+        model.vlm.save_pretrained(folder, state_dict=plain | changed)
 
 
 def weight_of(linear: Any) -> Any:
@@ -104,10 +115,32 @@ def weight_of(linear: Any) -> Any:
     import torch
 
     if not is_adapted(linear):
-        return linear.weight
-    weight = linear.get_base_layer().weight
+        return _unpacked(linear.weight)
+    weight = _unpacked(linear.get_base_layer().weight)
     precise = torch.promote_types(weight.dtype, torch.float32)
     return (weight.to(precise) + linear.get_delta_weight("default").to(precise)).to(weight.dtype)
+
+
+def packing(dtype: str) -> Any:
+    """What `from_pretrained` needs to pack a decoder's matrices into 4-bit NormalFloat.
+
+    Raises:
+      ImportError: bitsandbytes is not installed.
+    """
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as e:
+        raise ImportError(f"lora.nf4 needs bitsandbytes ({e}); install it with: pip install 'fovea-rl[gpu]'") from e
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+        llm_int8_skip_modules=[WHOLE],
+    )
 
 
 def is_adapted(module: Any) -> bool:
@@ -199,6 +232,28 @@ def _by_file_name(model: Any) -> Iterator[tuple[str, Any]]:
     for name, p in model.vlm.named_parameters():
         if ".lora_" in name:
             yield PREFIX + name.replace(".default.", "."), p
+
+
+def _unpacked(weight: Any) -> Any:
+    if not hasattr(weight, "quant_state"):
+        return weight
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(weight.data, weight.quant_state)
+
+
+@contextmanager
+def _unquantized(vlm: Any) -> Iterator[None]:
+    """While entered, the model describes itself as one with whole weights."""
+    held = vlm.config.__dict__.pop("quantization_config", None), getattr(vlm, "hf_quantizer", None)
+    if held[1] is not None:
+        vlm.hf_quantizer = None
+    try:
+        yield
+    finally:
+        if held[0] is not None:
+            vlm.config.quantization_config = held[0]
+            vlm.hf_quantizer = held[1]
 
 
 def _peft() -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+HOST = "cpu"
 SMALL = 1 << 20
 """Bytes below which a tensor stays: moving it costs more than it frees."""
 
@@ -21,7 +22,7 @@ def activations(weights: Iterable[Tensor]) -> AbstractContextManager[Any]:
     held = {w.untyped_storage().data_ptr() for w in weights}
 
     def pack(x: Tensor) -> Tensor | tuple[torch.device, Tensor]:
-        if x.device.type == "cpu" or x.nbytes < SMALL or x.untyped_storage().data_ptr() in held:
+        if x.device.type == HOST or x.nbytes < SMALL or x.untyped_storage().data_ptr() in held:
             return x
         home = torch.empty(x.shape, dtype=x.dtype, pin_memory=x.is_cuda)
         return x.device, home.copy_(x, non_blocking=x.is_cuda)

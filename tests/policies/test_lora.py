@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
@@ -195,6 +196,42 @@ def test_wrong_settings_and_folders_are_named(folder, tmp_path):
     (tmp_path / "a" / lora.CONFIG).write_text(json.dumps(config | {"target_modules": ["lm_head"]}))
     with pytest.raises(ValueError, match="found one on lm_head"):
         HFVLM.load(tmp_path / "a")
+
+
+# -- QLoRA ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_four_bit_weights_are_those_of_their_unpacked_matrices(folder, tmp_path):
+    """The trainer, the sampler and the merged export all compute with the same numbers; only the decoder's matrices are packed."""
+    pytest.importorskip("bitsandbytes")
+    policy = HFVLM.load(folder, lora=LoRA(rank=3, alpha=6, nf4=True), nf4=True)
+    with torch.no_grad():
+        for _, p in policy.named_parameters():
+            p.copy_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    packed = {n for n, p in policy.model.vlm.named_parameters() if p.dtype == torch.uint8}
+    assert packed
+    assert all("language_model.layers" in n and n.endswith("proj.base_layer.weight") for n in packed)
+    assert len(packed) == 7 * len(policy.model.text.layers)
+    policy.save(tmp_path / "m", merged=True)
+    batch, images = scenes(policy)
+    out = policy.evaluate(batch, LOOK)
+    out["logp"].sum().backward()
+    assert all(p.grad is not None for p in policy.parameters())
+    with torch.no_grad():
+        merged = Plain(tmp_path / "m").streams(batch, images, policy)["logp"]
+        bare = HFVLM.load(folder).evaluate(batch, LOOK)["logp"]
+    assert (out["logp"].detach() - merged).abs().max() <= 1e-5
+    assert (out["logp"].detach() - bare).abs().max() > 0.01
+    question = (picture(0), "How many?", 6)
+    assert policy.predict(*question) == HFVLM.load(tmp_path / "m").predict(*question)
+
+
+def test_four_bits_without_adapters_or_bitsandbytes_are_refused(folder, monkeypatch):
+    with pytest.raises(ValueError, match="cannot be trained themselves"):
+        LoRA(nf4=True)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ImportError, match=r"lora\.nf4 needs bitsandbytes .*fovea-rl\[gpu\]"):
+        HFVLM.load(folder, lora=LoRA(rank=2, nf4=True), nf4=True)
 
 
 # -- whole runs -----------------------------------------------------------------------------------------------------------------
