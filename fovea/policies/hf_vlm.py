@@ -318,8 +318,10 @@ class HFVLM:
         `logp` and `entropy` (B, T) are those of softmax(logits / temperature) without the banned ids, zero where `mask_BT` is zero: what
         the environment inserted is context only. `value` (B, T) reads the state before each unit, `next_value` (B,) that after the last.
         """
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and self._fused is not None:
             self._fused = None  # weights fused for decoding are of no use to an update, and as large as the decoder
+            if self.gradient_checkpointing:
+                offload.return_freed_memory()
         with self._variant(variant) as model, self._saving():
             return self._evaluate(model, batch, want)
 

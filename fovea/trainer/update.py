@@ -173,6 +173,7 @@ def optimizer_step(
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.step()
+    optimizer.zero_grad(set_to_none=True)  # a rollout has no use for gradients
     return {**sums, "optim/grad_norm": grad_norm, "optim/learning_rate": lr}
 
 
