@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-WHOLE = r"(?!.*language_model\.).*"
+WHOLE = r"(?!.*(language_model|text_model)\.).*"
 """Names of the layers that `nf4` leaves as they are: all outside the decoder."""
 PREFIX = "base_model.model."
 """What peft's files put before the names of the model that was wrapped."""
