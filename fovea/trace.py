@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from fovea.heap import Heap
 from fovea.recipe import Recipe
 from fovea.rollout.engine import PREFILL_TOKENS
 from fovea.rollout.sampling import block_sums
@@ -64,6 +65,7 @@ class Memory:
       pictures: preprocessed pictures and their features that the run remembers.
       generate, prepare, update: the most that each phase needs beside what stands; only the largest counts.
       optimizer: what the optimizer's own step needs for a moment.
+      allocator: what the C library holds beyond all that at the worst moment, on a CPU; see `fovea.heap`.
     """
 
     weights: int
@@ -75,21 +77,23 @@ class Memory:
     prepare: int
     update: int
     optimizer: int
+    allocator: int = 0
 
     @property
     def total(self) -> int:
         """Gradients are given up before the next rollout, so they do not meet its caches."""
         standing = self.weights + self.moments + self.reference + self.pictures
-        return standing + max(self.generate, self.prepare, self.gradients + max(self.update, self.optimizer))
+        return standing + max(self.generate, self.prepare, self.gradients + max(self.update, self.optimizer)) + self.allocator
 
 
 class Live(TorchDispatchMode):
     """Bytes of the data-less tensors made while entered, as long as they live: `now` and `peak`."""
 
-    def __init__(self) -> None:
+    def __init__(self, heap: Heap | None = None) -> None:
         super().__init__()
         self.now = self.peak = 0
         self.held: set[int] = set()
+        self.heap = heap or Heap()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(isinstance(x, Tensor) and x.is_meta for x in tree_leaves((args, kwargs))) and func not in TAKES_REAL_INDICES:
@@ -106,11 +110,12 @@ class Live(TorchDispatchMode):
             self.held.add(key)
             self.now += storage.nbytes()
             self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._drop, key, storage.nbytes())
+            weakref.finalize(storage, self._drop, key, storage.nbytes(), self.heap.take(storage.nbytes()))
 
-    def _drop(self, key: int, size: int) -> None:
+    def _drop(self, key: int, size: int, block: tuple[int, int]) -> None:
         self.held.discard(key)
         self.now -= size
+        self.heap.give(block)
 
 
 @contextmanager
@@ -152,7 +157,7 @@ def trace(recipe: Recipe, policy: Any, prefix: Prefix, new_tokens: int, tasks: i
     generate, kept = _peak(lambda: _generate(recipe, policy, prefix, new_tokens)) if needs.data == "rollout" else (0, 0)
     before = {name.rpartition("/")[0] or "policy" for name in needs.before}
     prepare = max((_peak(lambda v=v: _evaluate(policy, micros[0], v))[0] for v in before), default=0)
-    return Memory(
+    found = Memory(
         weights=weights,
         gradients=gradients,
         moments=_moments(recipe, trained),
@@ -163,6 +168,35 @@ def trace(recipe: Recipe, policy: Any, prefix: Prefix, new_tokens: int, tasks: i
         update=update - gradients,
         optimizer=_visit(trained),
     )
+    if recipe.device != "cpu":
+        return found
+    held = _two_steps(recipe, policy, prefix, new_tokens, micros[:2], before, trained)
+    standing = found.weights + found.reference + found.pictures
+    return dataclasses.replace(found, allocator=max(0, standing + held - found.total))
+
+
+def _two_steps(
+    recipe: Recipe, policy: Any, prefix: Prefix, new_tokens: int, micros: list[Any], before: set[str], trained: list[Any]
+) -> int:
+    """Most bytes that the C library holds for tensors over two steps in a row; moments arrive at the end of the first."""
+    heap, moments = Heap(), []
+    for _ in range(2):
+        policy._fused = None
+        policy.model.features.clear()
+        with Live(heap), fused_attention():
+            if recipe.method.needs.data == "rollout":
+                _generate(recipe, policy, prefix, new_tokens)
+            for variant in before:
+                _evaluate(policy, micros[0], variant)
+            if policy.gradient_checkpointing:
+                policy._fused = None
+                heap.trim()
+            _updates(policy, micros, recipe.method.needs.loss, trained, after=lambda: moments or moments.extend(_state(recipe, trained)))
+    return heap.peak
+
+
+def _state(recipe: Recipe, trained: list[Any]) -> list[Tensor]:
+    return [torch.empty(_moments(recipe, [p]), dtype=torch.uint8, device=META) for p in trained]
 
 
 def _peak(run: Callable[[], Any]) -> tuple[int, int]:
@@ -183,13 +217,14 @@ def _weights(recipe: Recipe, policy: Any) -> int:
     return whole - sum(p.nbytes - p.numel() // 2 - p.numel() // 64 for p in matrices)
 
 
-def _updates(policy: Any, micros: list[Any], names: frozenset[str], trained: list[Any]) -> None:
+def _updates(policy: Any, micros: list[Any], names: frozenset[str], trained: list[Any], after: Callable[[], Any] = lambda: None) -> None:
     """Forward and backward of two micro-batches: the second meets the gradients of the first."""
     current = frozenset(n for n in names if "/" not in n)
     for micro in micros:
         out = policy.evaluate(micro, current)
         torch.stack([x.sum() for x in out.values()]).sum().backward()
         del out
+    after()
     for p in trained:
         p.grad = None
 

@@ -63,7 +63,8 @@ def test_standing_parts_are_those_of_the_checkpoint(full):
     count = sum(p.numel() for p in real.parameters())
     buffers = sum(b.nbytes for b in real.model.buffers())
     assert (full.weights, full.gradients, full.moments, full.reference) == (4 * count + buffers, 4 * count, 8 * count, 0)
-    assert full.total == full.weights + full.moments + full.pictures + max(full.generate, full.gradients + full.update)
+    phases = max(full.generate, full.gradients + full.update)
+    assert full.total == full.weights + full.moments + full.pictures + phases + full.allocator
 
 
 def test_adapters_need_neither_gradients_nor_a_reference_of_the_weights(full):
@@ -100,7 +101,7 @@ def test_the_plan_reads_no_weights_and_says_what_it_assumed(monkeypatch, tmp_pat
     text = plan.plan(SMALL)
     assert "trained; prompts of" in text
     assert "answers of 8" in text
-    assert "peak" in text
+    assert "total" in text
     assert "not a local checkpoint folder" in plan.plan(SMALL.replace(model="nowhere"))
 
 
