@@ -55,7 +55,7 @@ def memory(recipe: Recipe) -> list[str]:
     return [
         f"{whole:.1f} M parameters, {trained:.1f} M trained; {said}",
         *rows,
-        f"{'total':12} {found.total / GiB:8.3f} GiB, at the peak, beside the program (about 0.5 GiB); of generate, prepare and update the largest counts",
+        f"{'total':12} {found.total / GiB:8.3f} GiB at the peak, beside the program (about 0.5 GiB); the largest of the phases counts",
     ]
 
 
