@@ -66,7 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}
         if self.headers.get("Authorization") != f"Bearer {hub.token}":
-            return 401, {"error": "Invalid username or password."}
+            return 401, {"error": f"Invalid token: {self.headers.get('Authorization')}"}
         if path == "/api/repos/create":
             return self.create(json.loads(body))
         if m := re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)(/.*)?", path):
