@@ -221,7 +221,7 @@ def memory_table(root: Path) -> str:
         return NOT_YET
     rows = [(name, *(f"{c[k]:.0f}" for k in ("estimate_mb", "measured_mb")), f"{c['error']:+.1%}") for name, c in found["cases"].items()]
     said = f"{found['what']} Peak of resident memory over base, in MB; the estimate is that of `--dry-run`."
-    return "\n".join([said, "", table(("", "estimate", "measured", "error"), rows), "", origin(ESTIMATE, found)])
+    return "\n".join([said, "", table(("", "estimate", "measured", "error"), rows), "", origin(ESTIMATE, found).replace("](", "](../")])
 
 
 def origin(name: str, found: dict[str, Any]) -> str:
