@@ -40,7 +40,7 @@ def parameters_without_data() -> Iterator[None]:
         if param is not None and not param.is_meta:  # one that is there already is shared, as tied embeddings are
             module._parameters[name] = nn.Parameter(param.detach().to(META), param.requires_grad)
 
-    nn.Module.register_parameter = shape_only
+    nn.Module.register_parameter = shape_only  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:

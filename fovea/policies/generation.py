@@ -96,12 +96,16 @@ def fuse(text: Any, head: Tensor, cap: float | None = None) -> Weights:
 
 def _folded(norm: Any, weight_OI: Tensor) -> Tensor:
     """(O, I) -> (I, O) with the preceding norm's weight, and the √I that `_unit` leaves out."""
-    return (weight_OI * _rooted(norm)).t().contiguous()
+    return (weight_OI * _scaled(norm)).t().contiguous()
 
 
 def _rooted(norm: Any) -> Tensor | None:
+    return None if norm is None else _scaled(norm)
+
+
+def _scaled(norm: Any) -> Tensor:
     """A norm's weight with the √C that `_unit` leaves out."""
-    return None if norm is None else _rms(norm)[0] * len(norm.weight) ** 0.5
+    return _rms(norm)[0] * len(norm.weight) ** 0.5
 
 
 def _rms(norm: Any) -> tuple[Tensor, float]:
@@ -212,8 +216,8 @@ class Cohort:
     def _make_mask(self, window: int | None) -> Tensor | None:
         prompt_R = self.prompt_N[self.owner_R]
         at_R = prompt_R + self.length_R
-        hides = window is not None and int(at_R.max()) >= window
-        if self.prefix_mask is None and self.level and not hides:
+        reach = window if window is not None and int(at_R.max()) >= window else None
+        if self.prefix_mask is None and self.level and reach is None:
             return None
         P, like = self.prefix_k[0].shape[-1], self.values
         mask = like.new_zeros(self.N, self.G, P + self.used)
@@ -222,9 +226,9 @@ class Cohort:
         if not self.level:
             beyond = torch.arange(self.used) > self.length_R[:, None]
             mask.view(self.N * self.G, -1)[self._slots(), P:] = like.new_zeros(beyond.shape).masked_fill_(beyond, float("-inf"))
-        if hides:
+        if reach is not None:
             place_R = torch.cat([torch.arange(P).expand(self.R, -1), prompt_R[:, None] + torch.arange(self.used)], 1)
-            left = place_R <= (at_R - window)[:, None]
+            left = place_R <= (at_R - reach)[:, None]
             mask.view(self.N * self.G, -1)[self._slots()] += like.new_zeros(left.shape).masked_fill_(left, float("-inf"))
         return mask[:, None, :, None]
 
