@@ -11,6 +11,7 @@ import torch
 
 from fovea.recipe import Recipe
 from fovea.trainer import checkpoint as ckpt
+from fovea.trainer.distributed import ALONE, Team
 from fovea.trainer.evaluation import Evaluation
 from fovea.trainer.evaluation import evaluate as run_evaluation
 from fovea.trainer.offline import Offline
@@ -69,7 +70,7 @@ def train(
       recipe: name in `fovea.recipes`, or a Recipe.
       out: run folder; default ``runs/<name>-<seed>``. If it holds an unfinished run of the same recipe, that run goes on.
       resume: "auto" continues what is in `out`, "never" refuses a folder that holds a run.
-      on_step: called with (step, metrics) after every step; returning True ends the run.
+      on_step: called with (step, metrics) after every step; returning True ends the run. Of several processes, the first one calls it.
       quiet: no console output.
       changes: fields of the recipe, nested ones as ``method__beta=0.04``.
     Raises:
@@ -79,21 +80,28 @@ def train(
     recipe = resolve(recipe, **changes)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
+    path = Path(out) if out is not None else Path("runs") / f"{recipe.name}-{recipe.seed}"
+    with Team.join(recipe.device) as team:
+        if recipe.tasks_per_step < team.size:
+            raise ValueError(f"tasks_per_step = {recipe.tasks_per_step} over {team.size} processes; expected at least one task for each")
+        return _train(recipe, path, resume, on_step, quiet, team)
+
+
+def _train(recipe: Recipe, path: Path, resume: str, on_step: OnStep | None, quiet: bool, team: Team) -> Run:
     from fovea.report.console import Console
     from fovea.report.run import RunFolder
 
-    path = Path(out) if out is not None else Path("runs") / f"{recipe.name}-{recipe.seed}"
-    last = ckpt.latest(path / "checkpoints") if resume == "auto" else None
-    if resume == "never" and (path / "checkpoints").exists():
-        raise FileExistsError(f"{path} already holds a run; expected a new folder with resume='never'")
-
+    last = team.from_main(lambda: _found(path, resume))
+    checkpoint = ckpt.Checkpoint(Path(last[0]), last[1]) if last else None
     source, heldout = build_sources(recipe)
-    policy = build_policy(recipe, model=last.model if last else None)
-    with RunFolder(path, rollout_every=recipe.log_every) as folder, build_scorer(recipe) as scorer:
+    policy = build_policy(recipe, checkpoint.model if checkpoint else None, team.device)
+    team.place(policy, recipe.parallel)
+    opened = team.only_main(RunFolder, path, rollout_every=recipe.log_every)
+    with opened as folder, build_scorer(recipe) as scorer:
         folder.describe(recipe.to_json())
         engine = build_engine(recipe, policy)
-        collector = build_collector(recipe, policy, source, engine, scorer)
-        console: Any = Console(recipe, recipe.steps, quiet=quiet)
+        collector = build_collector(recipe, policy, source, engine, scorer, team)
+        console: Any = team.only_main(Console, recipe, recipe.steps, quiet=quiet)
         tasks = heldout_tasks(heldout, recipe.eval_tasks)
 
         def assess() -> tuple[dict[str, float], list[Any]]:
@@ -104,22 +112,32 @@ def train(
                 sampling=recipe.sampling,
                 temperature=recipe.eval_temperature,
                 on_progress=lambda done, total, *_: console.phase("evaluate", done, total),
+                team=team,
             )
             return result.metrics(), result.groups
 
-        session = Session(recipe, policy, collector, folder, console, assess if tasks else None, on_step)
-        if last is not None:
-            session.restore(last)
+        session = Session(recipe, policy, collector, folder, console, assess if tasks else None, on_step, team, path)
+        if checkpoint is not None:
+            session.restore(checkpoint)
         with console:
             try:
                 state = session.run()
             finally:
                 with contextlib.suppress(OSError):
                     folder.write_report()
-        rows = folder.read_metrics()
+        rows = team.from_main(folder.read_metrics)
+    team.unshard()
     scores = [r["eval/accuracy"] for r in rows if "eval/accuracy" in r]
     nan = float("nan")
     return Run(path, policy, rows, scores[0] if scores else nan, scores[-1] if scores else nan, state.train_seconds)
+
+
+def _found(path: Path, resume: str) -> tuple[str, dict[str, Any]] | None:
+    """The folder and state of the checkpoint to go on from."""
+    if resume == "never" and (path / "checkpoints").exists():
+        raise FileExistsError(f"{path} already holds a run; expected a new folder with resume='never'")
+    last = ckpt.latest(path / "checkpoints") if resume == "auto" else None
+    return (str(last.path), last.state) if last else None
 
 
 def export(model: str | Path | HFVLM, *, merged: str | Path | None = None, adapter: str | Path | None = None) -> None:
@@ -167,10 +185,10 @@ def evaluate(
     recipe = resolve(data, **changes) if isinstance(data, Recipe) else resolve("grpo", data=data, **changes)
     policy = load_policy(model) if isinstance(model, (str, Path)) else model
     _, heldout = build_sources(recipe)
-    with build_scorer(recipe) as scorer:
+    with Team.join(recipe.device) as team, build_scorer(recipe) as scorer:
         engine = build_engine(recipe, policy)
         items = heldout_tasks(heldout, tasks)
-        return run_evaluation(engine, items, scorer, sampling=recipe.sampling, temperature=temperature, samples=samples)
+        return run_evaluation(engine, items, scorer, sampling=recipe.sampling, temperature=temperature, samples=samples, team=team)
 
 
 # -- assembling a run from its recipe -------------------------------------------------------------------------------------------
@@ -209,16 +227,18 @@ def policy_options(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def build_policy(recipe: Recipe, model: Path | None = None) -> HFVLM:
+def build_policy(recipe: Recipe, model: Path | None = None, device: str | None = None) -> HFVLM:
+    """The recipe's policy with its own weights or those of the checkpoint `model`, on `device` (default: the recipe's)."""
+    device = device or recipe.device
     fresh = {"lora": recipe.lora, "seed": recipe.seed} if model is None else {}
-    policy = load_policy(model or recipe.model, **policy_options(recipe), **fresh)
+    policy = load_policy(model or recipe.model, **{**policy_options(recipe), "device": device}, **fresh)
     policy.temperature = recipe.sampling.temperature or 1.0
     policy.offload_activations = "activations" in recipe.offload
     if any(n.startswith("reference/") for n in recipe.method.needs.before | recipe.method.needs.loss):
         if model is None or policy.model.adapters:
             policy.set_reference()
         else:
-            policy.reference = load_policy(recipe.model, dtype=recipe.dtype, device=recipe.device).model.requires_grad_(False)
+            policy.reference = load_policy(recipe.model, dtype=recipe.dtype, device=device).model.requires_grad_(False)
     return policy
 
 
@@ -252,14 +272,14 @@ def build_engine(recipe: Recipe, policy: HFVLM) -> Any:
     return RemoteEngine(policy, recipe.engine, seed=recipe.seed, max_rows=recipe.max_rows, **parts)
 
 
-def build_collector(recipe: Recipe, policy: HFVLM, source: Any, engine: Any, scorer: Any) -> OnPolicy | Offline:
+def build_collector(recipe: Recipe, policy: HFVLM, source: Any, engine: Any, scorer: Any, team: Team = ALONE) -> OnPolicy | Offline:
     from fovea.tasks.gates import DynamicSampling
     from fovea.tasks.samplers import Shuffled
 
     sampler = Shuffled(source, seed=recipe.seed)
     if recipe.method.needs.data != "rollout":
-        return Offline(recipe, policy, sampler, pairs=recipe.method.needs.data == "pairs")
-    return OnPolicy(recipe, engine, sampler, scorer, DynamicSampling() if recipe.dynamic_sampling else None)
+        return Offline(recipe, policy, sampler, pairs=recipe.method.needs.data == "pairs", team=team)
+    return OnPolicy(recipe, engine, sampler, scorer, DynamicSampling() if recipe.dynamic_sampling else None, team)
 
 
 def load_part(part: Any) -> Any:

@@ -89,8 +89,9 @@ class Batch:
     Streams (B, T): `actions_BT` (…, A for continuous), `mask_BT` float 0/1, `logp_old_BT`, `logp_behaviour_BT`, `turn_BT` and
     `version_BT` (long), `adv_BT` once credited. Rows: `episode_B`, `prefix_B` (-1 without one), `group_B`, `length_B`, `bootstrap_B`.
     Step clock: `reward_BK`, `turns_B`. Episodes: `score_E` (NaN when unscored), `ok_E`, `group_E`, `length_E`, `cut_E` (stopped by the
-    length limit), `parts_E` by name, `role_E`. `extras` are (B, T, ...) tensors; `extras["next_obs"]` is (B, 1, ...). `remote`: some row
-    was sampled by another engine, so `logp_old_BT` is the trainer's only after `prepare`.
+    length limit), `home_E` (rank of the process that computes its rows), `parts_E` by name, `role_E`. `extras` are (B, T, ...) tensors;
+    `extras["next_obs"]` is (B, 1, ...). `remote`: some row was sampled by another engine, so `logp_old_BT` is the trainer's only after
+    `prepare`.
     """
 
     actions_BT: Tensor
@@ -110,6 +111,7 @@ class Batch:
     group_E: Tensor
     length_E: Tensor
     cut_E: Tensor
+    home_E: Tensor
     role_E: tuple[str, ...]
     parts_E: dict[str, Tensor]
     prefixes: list[Prefix]
@@ -123,6 +125,10 @@ class Batch:
     @property
     def group_B(self) -> Tensor:
         return self.group_E[self.episode_B]
+
+    @property
+    def home_B(self) -> Tensor:
+        return self.home_E[self.episode_B]
 
     @property
     def B(self) -> int:
@@ -282,6 +288,7 @@ def collate(groups: Sequence[Group], context: Context | None = None, dtype: torc
         group_E=torch.tensor([g for g, _ in episodes]),
         length_E=torch.tensor([e.length for _, e in episodes]),
         cut_E=torch.tensor([e.stop == "length" for _, e in episodes]),
+        home_E=torch.tensor([e.home for _, e in episodes]),
         role_E=tuple(e.role for _, e in episodes),
         parts_E={
             n: torch.tensor([s.parts.get(n, float("nan")) if s and s.ok else float("nan") for s in scores], dtype=dtype) for n in names

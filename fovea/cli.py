@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import types
 import typing
@@ -39,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(__version__)
         return 0
+    if int(os.environ.get("RANK") or 0) > 0:  # of several processes the first one speaks; errors of all go to stderr
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - open until the process ends
     name, rest = args[0], args[1:]
     if name not in COMMANDS:
         print(f"fovea: no command {name!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,14 @@ def arithmetic(recipe: Recipe) -> str:
         f"{recipe.tasks_per_step} tasks x {recipe.group_size} answers = {episodes} episodes per step, "
         f"{updates} optimizer step{'s' * (updates != 1)} each on {rows} episodes in micro-batches of {min(recipe.micro_batch, rows)} rows; "
         f"at most {recipe.sampling.max_new_tokens} new tokens per turn; {recipe.steps} steps, {recipe.steps * updates} optimizer steps"
+        f"{_shares(recipe)}"
     )
+
+
+def _shares(recipe: Recipe) -> str:
+    """How the tasks of a step are shared out, where torchrun has started several processes."""
+    size = int(os.environ.get("WORLD_SIZE") or 1)
+    return f"; {size} processes, each with at most {-(-recipe.tasks_per_step // size)} of the tasks" if size > 1 else ""
 
 
 def plan(recipe: Recipe) -> str:

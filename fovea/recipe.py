@@ -31,7 +31,7 @@ class Recipe:
       model: "tiny" (ships with the package), a folder with a Hugging Face checkpoint, or a hub id (owner/name).
       freeze: parts that are not trained: "tower" (vision encoder), "projector" (vision-to-text merger).
       lora: adapters that are trained instead of the weights (`rank` 0: none).
-      dtype: "float32" or "bfloat16" for weights and activations.
+      dtype: "float32" or "bfloat16" for weights and activations; "float64" to compare runs exactly.
       gradient_checkpointing: recompute activations in the backward pass; less memory, about a third more time.
       device: "cpu", "cuda", "cuda:1", ...
       engine: "local", or where answers are generated instead: the address of a server (several separated by commas), or a Remote.
@@ -65,6 +65,8 @@ class Recipe:
       log_every: steps between stored sample rollouts.
       max_unscored: fraction of episodes that may fail to be scored in a step before the run stops.
       verifier_timeout_s: deadline of one scoring.
+      parallel: how the weights lie on several processes (torchrun): "data", all of them on each; "fsdp", a part on each; "auto"
+        shards what would fill more than half of a process's memory. Changes memory and speed, never results.
       seed: addresses every random draw.
       threads: CPU threads of torch (0: leave as it is).
     """
@@ -73,7 +75,7 @@ class Recipe:
     model: str = "tiny"
     freeze: tuple[str, ...] = ()
     lora: LoRA = field(default_factory=LoRA)
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     gradient_checkpointing: bool = False
     device: str = "cpu"
     engine: Any = "local"
@@ -115,6 +117,7 @@ class Recipe:
     log_every: int = 5
     max_unscored: float = 0.2
     verifier_timeout_s: float = 10.0
+    parallel: Literal["auto", "data", "fsdp"] = "auto"
     seed: int = 0
     threads: int = 0
 
@@ -188,6 +191,7 @@ _COSMETIC = {
     "keep",
     "checkpoint_every",
     "threads",
+    "parallel",
     "verifier_timeout_s",
     "steps",
     "eval_every",

@@ -165,6 +165,7 @@ class Episode:
         answer that joins the group; "chosen" and "rejected" in preference pairs.
       stop: why it ended: eos, stop (a stop string), length, terminated, cut, error.
       error: the reason when `stop` is "error".
+      home: of several processes that train together, the one that rolled it out and computes its rows.
     """
 
     id: str
@@ -175,6 +176,7 @@ class Episode:
     stop: str = "eos"
     error: str = ""
     score: Score | None = None
+    home: int = 0
 
     @property
     def text(self) -> str:

@@ -7,7 +7,7 @@ What differs between families is read from the modules: norms per head, norms af
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -59,24 +59,34 @@ def run(
     tail, needed = layout.tailed(), layout.needed
     last = len(text.layers) - 1
     for i, layer in enumerate(text.layers):
-        attn, norms = layer.self_attn, norms_of(layer)
-        h = norm(norms.attention, x_LC)
-        k = rotate(heads(attn.k_proj(h), attn, "k_norm"), cos, sin)
-        v = heads(attn.v_proj(h), attn)
+        x_LC, kv = through(layer, _layer, x_LC, cos, sin, layout if i < last else tail, None if i < last else needed, keep is not None)
         if keep is not None:
-            keep.append((k.transpose(0, 1), v.transpose(0, 1)))
-        if i < last:
-            q = rotate(heads(attn.q_proj(h), attn, "q_norm"), cos, sin)
-            o = two_streams(*(t.transpose(0, 1) for t in (q, k, v)), layout, scoring_of(attn))
-        else:
-            q = rotate(heads(attn.q_proj(h.index_select(0, needed)), attn, "q_norm"), cos[needed], sin[needed])
-            o = two_streams(*(t.transpose(0, 1) for t in (q, k, v)), tail, scoring_of(attn))
-            x_LC = x_LC.index_select(0, needed)
-        x_LC = x_LC + _after(norms.attended, attn.o_proj(o.flatten(1)))
-        x_LC = x_LC + _after(norms.mixed, layer.mlp(norm(norms.mlp, x_LC)))
+            keep.append(kv)
         if deep is not None and i < len(deep[1]):
             x_LC = x_LC.index_add(0, deep[0], deep[1][i])
     return norm(text.norm, x_LC)
+
+
+def _layer(
+    layer: Any, x_LC: Tensor, cos: Tensor, sin: Tensor, layout: Layout, needed: Tensor | None, keep: bool
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """One layer: its output at the `needed` tokens (None: at all) and, to `keep`, the keys and values of all, (K, L, D)."""
+    attn, norms = layer.self_attn, norms_of(layer)
+    h = norm(norms.attention, x_LC)
+    k = rotate(heads(attn.k_proj(h), attn, "k_norm"), cos, sin)
+    v = heads(attn.v_proj(h), attn)
+    if needed is not None:
+        h, x_LC, cos, sin = (t.index_select(0, needed) for t in (h, x_LC, cos, sin))
+    q = rotate(heads(attn.q_proj(h), attn, "q_norm"), cos, sin)
+    o = two_streams(q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), layout, scoring_of(attn))
+    x_LC = x_LC + _after(norms.attended, attn.o_proj(o.flatten(1)))
+    x_LC = x_LC + _after(norms.mixed, layer.mlp(norm(norms.mlp, x_LC)))
+    return x_LC, (k.transpose(0, 1), v.transpose(0, 1)) if keep else None
+
+
+def through(layer: Any, work: Callable[..., Any], *args: Any) -> Any:
+    """`work(layer, *args)`, as the layer's forward where its weights are sharded: they are put together for it, and for its backward."""
+    return layer.as_forward(work, *args) if hasattr(layer, "as_forward") else work(layer, *args)
 
 
 def heads(x_LC: Tensor, attn: Any, name: str = "") -> Tensor:

@@ -12,7 +12,7 @@ import contextlib
 import copy
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,10 @@ class Model(nn.Module):
             view.features, view.features_of = Cache(512 << 20, lambda f: f.nbytes), None
             view.visual_parameters = tuple(p for p in self.visual_parameters if not p.requires_grad)
         return view
+
+    def forward(self, work: Callable[..., Any], *args: Any) -> Any:
+        """`work(*args)` as this module's forward, so that what hooks into forwards (sharding) surrounds it."""
+        return work(*args)
 
     @property
     def family(self) -> Family:
@@ -279,7 +283,7 @@ class HFVLM:
         layout = self._layout(prefixes, [[len(s) for s in group] for group in suffixes])
         kept: list[tuple[Tensor, Tensor]] = []
         tokens = torch.tensor([t for s in rows for t in s], dtype=torch.long)
-        hidden = self._hidden(self.model, prefixes, layout, tokens, keep=kept)
+        hidden = self.model(lambda: self._hidden(self.model, prefixes, layout, tokens, keep=kept))
         owner_R = torch.tensor([n for n, group in enumerate(suffixes) for _ in group], dtype=torch.long)
         length_R = torch.tensor([len(s) for s in rows], dtype=torch.long)
         end_R = len(prefixes) + length_R.cumsum(0) - 1
@@ -323,7 +327,9 @@ class HFVLM:
             if self.gradient_checkpointing:
                 offload.return_freed_memory()
         with self._variant(variant) as model, self._saving():
-            return self._evaluate(model, batch, want)
+            # adapters off is a view of the policy's own module, whose forward it then is
+            root = self.model if model.vlm is self.model.vlm else model
+            return root(self._evaluate, model, batch, want)
 
     def _saving(self) -> contextlib.AbstractContextManager[Any]:
         moves = self.offload_activations and torch.is_grad_enabled()
@@ -369,6 +375,11 @@ class HFVLM:
             if "next_value" in want:
                 out["next_value"] = value[len(prefixes) + held_B.cumsum(0) - 1][back]
         return {name: x for name, x in out.items() if name in want}
+
+    def shardable(self) -> list[tuple[Model, list[nn.Module]]]:
+        """Each set of weights with its layers, which are then sharded one by one; their forwards must be the ones that run."""
+        own = [self.model] if self.reference is None or self.reference.vlm is self.model.vlm else [self.model, self.reference]
+        return [(m, list(m.text.layers)) for m in own]
 
     # -- the forward passes ---------------------------------------------------------------------------------------------------
 

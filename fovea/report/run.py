@@ -292,6 +292,7 @@ class RunFolder:
 def called() -> list[str]:
     """This process's command line; code typed into an interpreter or a notebook has none to repeat."""
     program = Path(sys.argv[0]).name
+    program = "fovea" if program == "__main__.py" else program
     typed = program in ("", "-c") or program.startswith("ipykernel")
     return ["python"] if typed else [program, *sys.argv[1:]]
 
@@ -306,6 +307,7 @@ def surroundings() -> dict[str, Any]:
         "machine": platform.machine(),
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "processes": int(os.environ.get("WORLD_SIZE") or 1),
         "torch_threads": torch.get_num_threads() if torch is not None else None,
         "device": torch.cuda.get_device_name() if torch is not None and cuda else "cpu",
         "versions": {name: v for name in PACKAGES if (v := _version(name))},

@@ -13,12 +13,15 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+
+from fovea.trainer.distributed import ALONE, Team, like
 
 STATE, OPTIMIZER, MODEL = "state.json", "optimizer.safetensors", "model"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -46,15 +49,24 @@ class Checkpoint:
         return self.path / MODEL
 
 
-def save(folder: Path, step: int, policy: Any, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Checkpoint:
-    """Write `folder/step-NNNNNN` so that it is either complete or absent, whatever happens in between."""
+def save(folder: Path, step: int, policy: Any, optimizer: torch.optim.Optimizer, state: dict[str, Any], team: Team = ALONE) -> Checkpoint:
+    """Write `folder/step-NNNNNN` so that it is either complete or absent, whatever happens in between.
+
+    All processes of a team take part and its main one writes; what is written does not depend on how many there are.
+    """
+    tensors = team.collect(_optimizer_tensors(optimizer))
+    with team.gathered(policy):
+        return Checkpoint(folder / f"step-{step:06d}", team.from_main(lambda: _write(folder, step, policy, tensors, state)))
+
+
+def _write(folder: Path, step: int, policy: Any, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:06d}"
     partial = folder / f".step-{step:06d}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     policy.save(partial / MODEL)
-    save_file(_optimizer_tensors(optimizer), partial / OPTIMIZER)
+    save_file(tensors, partial / OPTIMIZER)
     files = {str(p.relative_to(partial)): sha256(p) for p in sorted(partial.rglob("*")) if p.is_file()}
     content = {**state, "step": step, "files": files}
     (partial / STATE).write_text(json.dumps(content, indent=1))
@@ -65,7 +77,7 @@ def save(folder: Path, step: int, policy: Any, optimizer: torch.optim.Optimizer,
         shutil.rmtree(final)
     partial.rename(final)
     _fsync(folder)
-    return Checkpoint(final, content)
+    return content
 
 
 def latest(folder: Path, note: Any = print) -> Checkpoint | None:
@@ -136,9 +148,9 @@ def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> 
             raise CheckpointError(
                 f"{checkpoint.path / OPTIMIZER}: tensor {i} has shape {tuple(state['exp_avg'].shape)}, expected {tuple(p.shape)}"
             )
-        optimizer.state[p] = {k: v.to(p.device) if k != "step" else v for k, v in state.items()}
+        optimizer.state[p] = {k: like(v, p) if k != "step" else v for k, v in state.items()}
         if masters:
-            p.data.copy_(saved[f"{i}.master"])
+            p.data.copy_(like(saved[f"{i}.master"], p))
 
 
 def _load_quantized(file: Path, saved: dict[str, torch.Tensor], optimizer: Any) -> None:
@@ -181,12 +193,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, torch.Tensor]]:
     params = [p for g in optimizer.param_groups for p in g["params"]]
-    tensors = {f"{i}.{k}": v for i, p in enumerate(params) for k, v in optimizer.state.get(p, {}).items() if k in MOMENTS + QUANTIZED}
-    if tensors and hasattr(optimizer, "masters"):
-        tensors |= {f"{i}.master": p for i, p in enumerate(params)}
-    return {k: torch.as_tensor(v).detach().cpu().contiguous() for k, v in tensors.items()}
+    for i, p in enumerate(params):
+        moments = {k: v for k, v in optimizer.state.get(p, {}).items() if k in MOMENTS + QUANTIZED}
+        for k, v in moments.items():
+            yield f"{i}.{k}", torch.as_tensor(v)
+        if moments and hasattr(optimizer, "masters"):
+            yield f"{i}.master", p
 
 
 def _fsync(path: Path) -> None:

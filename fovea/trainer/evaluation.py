@@ -8,6 +8,8 @@ from typing import Any
 
 from fovea.report.metrics import interval
 from fovea.rollout.sampling import Sampling
+from fovea.trainer.distributed import ALONE, Team
+from fovea.trainer.exchange import rollout
 from fovea.types import Context, Episode, Group, Task
 
 
@@ -66,10 +68,11 @@ def evaluate(
     temperature: float = 0.0,
     samples: int = 1,
     on_progress: Callable[..., None] | None = None,
+    team: Team = ALONE,
 ) -> Evaluation:
-    """Answer every task `samples` times at `temperature` (0 is greedy, without top-p or top-k) and score the answers."""
+    """Answer every task `samples` times at `temperature` (0 is greedy, without top-p or top-k) and score them; a team shares the work."""
     sampling = replace(sampling, temperature=temperature, top_p=1.0, top_k=0)
-    groups = engine.rollout(tasks, samples, sampling, Context(), score=score, on_progress=on_progress)
+    groups = rollout(team, engine, tasks, samples, sampling, Context(), score=score, on_progress=on_progress)
     correct: dict[str, float] = {}
     count: dict[str, int] = {}
     unscored = 0

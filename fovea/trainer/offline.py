@@ -5,12 +5,14 @@ A task's gold response is `meta["response"]`, else its answer inside answer tags
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from fovea.recipe import Recipe
+from fovea.trainer.distributed import ALONE, Team
+from fovea.trainer.exchange import shared
 from fovea.trainer.on_policy import produced
 from fovea.types import Context, Episode, Group, Sampler, Segment, Task, Turn
 
@@ -18,12 +20,17 @@ from fovea.types import Context, Episode, Group, Sampler, Segment, Task, Turn
 class Offline:
     """Collects groups whose answers are given: one "gold" episode per task, or a "chosen" and a "rejected" one."""
 
-    def __init__(self, recipe: Recipe, policy: Any, sampler: Sampler, pairs: bool):
+    def __init__(self, recipe: Recipe, policy: Any, sampler: Sampler, pairs: bool, team: Team = ALONE):
+        self.team = team
         self.recipe, self.policy, self.sampler, self.pairs = recipe, policy, sampler, pairs
 
     def collect(self, context: Context, progress: Callable[..., None] | None) -> tuple[list[Group], dict[str, float]]:
         tasks = [self.sampler.next(context) for _ in range(self.recipe.tasks_per_step)]
-        groups = [self._group(t, context) for t in tasks]
+
+        def make(positions: Sequence[int]) -> list[Group]:
+            return [self._group(tasks[i], context) for i in positions]
+
+        groups = shared(self.team, tasks, make)
         made = produced(groups)
         return groups, made | {"length/mean_tokens": made["length/tokens"] / made["length/episodes"]}
 

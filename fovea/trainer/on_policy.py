@@ -7,6 +7,8 @@ from typing import Any
 
 from fovea.recipe import Recipe
 from fovea.report.metrics import group_metrics
+from fovea.trainer.distributed import ALONE, Team
+from fovea.trainer.exchange import rollout
 from fovea.trainer.update import trainable
 from fovea.types import Context, Gate, Group, Sampler
 
@@ -18,7 +20,8 @@ class NothingToTrain(RuntimeError):
 class OnPolicy:
     """Collects `tasks_per_step` groups with the current weights; with a gate, keeps drawing until that many are admitted."""
 
-    def __init__(self, recipe: Recipe, engine: Any, sampler: Sampler, scorer: Any, gate: Gate | None = None):
+    def __init__(self, recipe: Recipe, engine: Any, sampler: Sampler, scorer: Any, gate: Gate | None = None, team: Team = ALONE):
+        self.team = team
         self.recipe, self.engine, self.sampler, self.scorer, self.gate = recipe, engine, sampler, scorer, gate
 
     def collect(self, context: Context, progress: Callable[..., None] | None) -> tuple[list[Group], dict[str, float]]:
@@ -29,7 +32,9 @@ class OnPolicy:
         self.scorer.begin(context)
         while len(kept) < recipe.tasks_per_step and rounds < (recipe.max_resample if self.gate else 1):
             tasks = [self.sampler.next(context) for _ in range(recipe.tasks_per_step)]
-            groups = self.engine.rollout(
+            groups = rollout(
+                self.team,
+                self.engine,
                 tasks,
                 recipe.group_size,
                 recipe.sampling,
@@ -37,6 +42,7 @@ class OnPolicy:
                 members=recipe.method.needs.members,
                 score=self.scorer,
                 on_progress=progress,
+                attempt=rounds,
             )
             rounds += 1
             seen += groups

@@ -19,6 +19,7 @@ from fovea.batch import Batch
 from fovea.recipe import Recipe
 from fovea.report.metrics import batch_metrics, time_metrics
 from fovea.trainer import checkpoint as ckpt
+from fovea.trainer.distributed import ALONE, Halt, Team
 from fovea.trainer.update import Adam, TrainingDiverged, minibatches, optimizer_step, prepare
 from fovea.types import Context, Group
 
@@ -59,7 +60,9 @@ class Session:
     Args:
       evaluate: returns (metrics, groups) on held-out tasks; None skips evaluation.
       console: shows progress; see fovea.report.console.
-      on_step: called after every step with (step, metrics); returning True ends the run.
+      on_step: called after every step with (step, metrics), on the main process; returning True ends the run.
+      team: the processes that train together. All make the same session, with the same weights already placed.
+      path: run folder; default that of `folder`.
     """
 
     def __init__(
@@ -71,9 +74,12 @@ class Session:
         console: Any,
         evaluate: Callable[[], tuple[dict[str, float], list[Group]]] | None = None,
         on_step: OnStep | None = None,
+        team: Team = ALONE,
+        path: Path | None = None,
     ):
         self.recipe, self.policy, self.collector = recipe, policy, collector
         self.folder, self.console, self.evaluate, self.on_step = folder, console, evaluate, on_step
+        self.team = team
         self.adam = Adam(
             recipe.learning_rate,
             recipe.warmup_steps,
@@ -87,7 +93,7 @@ class Session:
         )
         self.optimizer = self.adam.build(policy)
         self.state = State()
-        self.checkpoints = Path(folder.path) / "checkpoints"
+        self.checkpoints = Path(path or folder.path) / "checkpoints"
         self._collected = collector.state_dict()  # as of the last complete step: what a checkpoint must hold
         self._stop = threading.Event()
 
@@ -121,8 +127,8 @@ class Session:
             "collector": self._collected,
             "run": run,
         }
-        saved = ckpt.save(self.checkpoints, self.state.step, self.policy, self.optimizer, content)
-        ckpt.prune(self.checkpoints, self.recipe.keep, self.state.best_step)
+        saved = ckpt.save(self.checkpoints, self.state.step, self.policy, self.optimizer, content, self.team)
+        self.team.only_main(ckpt.prune, self.checkpoints, self.recipe.keep, self.state.best_step)
         return saved
 
     # -- the loop -------------------------------------------------------------------------------------------------------------
@@ -149,10 +155,15 @@ class Session:
         recipe, state, clock = self.recipe, self.state, _Clock()
         self._check_stop()
         context = Context(state.step, recipe.steps, state.version)
-        groups, metrics = self.collector.collect(context, lambda done, total, *_: self.console.phase("generate", done, total))
-        self._check_stop()
-        clock.lap("generate")
-        batch = prepare(self.policy, recipe.method, groups, context, recipe.micro_batch)
+        try:
+            with self.team.whole():
+                groups, metrics = self.collector.collect(context, self._progress)
+                clock.lap("generate")
+                batch = prepare(self.policy, recipe.method, groups, context, recipe.micro_batch, self.team)
+        except Halt:
+            self._stop.set()
+            self._check_stop()
+            raise
         parts = minibatches(batch, recipe.updates_per_rollout, recipe.epochs_per_rollout, recipe.seed, state.step)
         clock.lap("prepare")
         metrics |= batch_metrics(batch) | self._update(parts, groups, state.step)
@@ -171,7 +182,12 @@ class Session:
         self.console.step(state.step, metrics)
         if state.step % recipe.checkpoint_every == 0 and state.step < recipe.steps:
             self.save()
-        return bool(self.on_step and self.on_step(state.step, metrics))
+        return self.team.from_main(lambda: bool(self.on_step and self.on_step(state.step, metrics)))
+
+    def _progress(self, done: int, total: int, *_: Any) -> None:
+        self.console.phase("generate", done, total)
+        if self._stop.is_set():
+            raise Halt
 
     def _update(self, parts: Sequence[Batch], groups: Sequence[Group], step: int) -> dict[str, float]:
         """The optimizer steps of one rollout; metrics are their means."""
@@ -190,6 +206,7 @@ class Session:
                         micro_batch=recipe.micro_batch,
                         max_grad_norm=recipe.max_grad_norm,
                         max_tokens=recipe.sampling.max_new_tokens,
+                        team=self.team,
                     )
                 )
             except TrainingDiverged as e:
@@ -205,7 +222,8 @@ class Session:
 
     def _evaluate(self) -> dict[str, float]:
         assert self.evaluate is not None
-        metrics, groups = self.evaluate()
+        with self.team.whole():
+            metrics, groups = self.evaluate()
         state, score = self.state, metrics["eval/accuracy"]
         if state.best is None or score > state.best:
             state.best, state.best_step, state.stale = score, state.step, 0
@@ -228,7 +246,7 @@ class Session:
     # -- interruption ---------------------------------------------------------------------------------------------------------
 
     def _check_stop(self) -> None:
-        if self._stop.is_set():
+        if self.team.any(self._stop.is_set()):
             saved = self.save()
             raise Interrupted(f"stopped after step {self.state.step}; saved to {saved.path}. The same command goes on from there.")
 

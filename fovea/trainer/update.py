@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from fovea.batch import Batch, Learner, Method, Streams, collate
-from fovea.types import Context, Group
+from fovea.trainer.distributed import ALONE, Team, local
+from fovea.types import Context, Group, Task, user
 
 
 class TrainingDiverged(RuntimeError):
@@ -99,22 +100,28 @@ def trainable(groups: Sequence[Group], group_size: int) -> list[Group]:
     return kept
 
 
-def prepare(policy: Learner, method: Method, groups: Sequence[Group], context: Context, micro_batch: int) -> Batch:
-    """Collate, compute the streams that credit needs (no gradient, once), and credit.
+def prepare(policy: Learner, method: Method, groups: Sequence[Group], context: Context, micro_batch: int, team: Team = ALONE) -> Batch:
+    """Collate, compute the streams that credit needs (no gradient, once, each process its own rows), and credit.
 
     Where another engine sampled, `logp_old_BT` becomes the trainer's own log-probs; `logp_behaviour_BT` stays the sampler's.
     """
     batch = replace(collate(groups), context=context)
+
+    def streams(names: frozenset[str]) -> dict[str, Tensor]:
+        return team.add_rows(evaluate_all(policy, batch, names, micro_batch, batch.home_B == team.rank), batch.home_B)
+
     with torch.no_grad():
         if batch.remote:
-            batch.logp_old_BT = evaluate_all(policy, batch, frozenset({"logp"}), micro_batch)["logp"].to(batch.logp_old_BT.dtype)
-        batch.stored = Streams(evaluate_all(policy, batch, method.needs.before, micro_batch), "before")
+            batch.logp_old_BT = streams(frozenset({"logp"}))["logp"].to(batch.logp_old_BT.dtype)
+        batch.stored = Streams(streams(method.needs.before), "before")
         batch.adv_BT = method.credit(batch)
     return batch
 
 
-def evaluate_all(policy: Learner, batch: Batch, names: frozenset[str], micro_batch: int) -> dict[str, Tensor]:
+def evaluate_all(policy: Learner, batch: Batch, names: frozenset[str], micro_batch: int, mine_B: Tensor | None = None) -> dict[str, Tensor]:
     """Streams of the whole batch, one packed pass per variant; "reference/logp" means "logp" under variant "reference".
+
+    Rows that are not in `mine_B` (default: all are) stay zero.
 
     "next_value", the value after a row's last unit, is asked for only when some row was cut.
     """
@@ -126,8 +133,9 @@ def evaluate_all(policy: Learner, batch: Batch, names: frozenset[str], micro_bat
         by_variant.setdefault(variant or "policy", set()).add(stream)
     out: dict[str, Tensor] = {}
     order = torch.argsort(batch.prefix_B, stable=True)
+    order = order if mine_B is None else order[mine_B[order]]
     for variant, streams in by_variant.items():
-        for part in order.split(max(1, micro_batch)):
+        for part in order.split(max(1, micro_batch)) if len(order) else ():
             for stream, x in policy.evaluate(batch.rows(part), frozenset(streams), variant).items():
                 name = stream if variant == "policy" else f"{variant}/{stream}"
                 if name not in out:
@@ -150,8 +158,9 @@ def optimizer_step(
     micro_batch: int,
     max_grad_norm: float,
     max_tokens: int,
+    team: Team = ALONE,
 ) -> dict[str, float]:
-    """One optimizer step on `part`; gradients are summed over micro-batches, so their size changes memory and nothing else.
+    """One optimizer step on `part`; gradients are summed over micro-batches and processes, so how many there are changes nothing else.
 
     Raises:
       TrainingDiverged: before the weights are touched, when loss or gradient norm is not finite.
@@ -159,15 +168,22 @@ def optimizer_step(
     part = replace(part, totals=part.count(max_tokens))
     optimizer.zero_grad(set_to_none=True)
     sums: dict[str, Any] = {}
-    for micro in part.micro_batches(micro_batch, method.needs.unit):
+    mine = (part.home_B == team.rank).nonzero()[:, 0]
+    micros = part.rows(mine).micro_batches(micro_batch, method.needs.unit) if len(mine) else []
+    rounds = team.largest(len(micros)) if team.sharded else len(micros)  # a layer is put together by all processes at once
+    for micro in micros:
         out = Streams(evaluate_with_gradient(policy, micro, method.needs.loss), "loss")
         loss, metrics = method.loss(out, micro)
         if loss.requires_grad:
             loss.backward()
         for name, value in {"loss/total": loss.detach(), **metrics}.items():
             sums[name] = sums.get(name, 0.0) + float(value)
+    for _ in range(rounds - len(micros)):
+        keep_step(policy, method.needs.loss)
+    sums = team.add(sums)
     trained = trained_weights(optimizer)
-    grad_norm = float(torch.nn.utils.clip_grad_norm_(trained, max_grad_norm if max_grad_norm > 0 else math.inf))
+    team.add_gradients(trained)
+    grad_norm = clip(trained, max_grad_norm if max_grad_norm > 0 else math.inf, team)
     if not (math.isfinite(sums["loss/total"]) and math.isfinite(grad_norm)):
         raise TrainingDiverged(f"loss {sums['loss/total']} and gradient norm {grad_norm}, expected finite numbers")
     for group in optimizer.param_groups:
@@ -175,6 +191,26 @@ def optimizer_step(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)  # a rollout has no use for gradients
     return {**sums, "optim/grad_norm": grad_norm, "optim/learning_rate": lr}
+
+
+def clip(weights: Sequence[Tensor], largest: float, team: Team) -> float:
+    """Scale the gradients down to norm `largest` where they exceed it; returns the norm before."""
+    grads: list[Tensor] = [local(w.grad) for w in weights if w.grad is not None]
+    norm = team.norm(torch.nn.utils.get_total_norm(grads))
+    scale = (largest / (norm + 1e-6)).clamp(max=1.0)
+    for g in grads:
+        g.mul_(scale.to(g.dtype))
+    return float(norm)
+
+
+def keep_step(policy: Any, names: frozenset[str]) -> None:
+    """A forward and backward on one token that changes nothing: with sharded weights every process must make equally many."""
+    from fovea.trainer.offline import given_episode
+
+    task = Task(id="idle", source="idle", prompt=user("", images=0))
+    group = Group(task, [given_episode(policy, task, policy.encode(task.prompt, ()), "", "gold", Context())])
+    out = evaluate_with_gradient(policy, collate([group]), names)
+    torch.stack([0.0 * x.sum() for x in out.values()]).sum().backward()
 
 
 def evaluate_with_gradient(policy: Learner, micro: Batch, names: frozenset[str]) -> dict[str, Tensor]:

@@ -124,6 +124,10 @@ class Scorer:
                     self._expire(job)
             self._open.clear()
         episodes, self._step = list(self._step.values()), {}
+        self.check(episodes)
+
+    def check(self, episodes: Sequence[Episode]) -> None:
+        """Raise `TooManyUnscored` if more than the allowed fraction of these has no score."""
         self.unscored = [(e.task.id, e.score.reason) for e in episodes if e.score is not None and not e.score.ok]
         if episodes and len(self.unscored) > self.max_unscored * len(episodes):
             raise TooManyUnscored(_explain(self.unscored, len(episodes), self.max_unscored))
