@@ -462,7 +462,7 @@ def recipe_fields() -> str:
     default = Recipe().to_json()
     text = inspect.cleandoc(Recipe.__doc__ or "").split("Attributes:")[1]
     rows = []
-    for names, says in re.findall(r"^\s+([a-z_, ]+): (.+(?:\n {6,}.+)*)", text, re.MULTILINE):
+    for names, says in re.findall(r"^\s+([a-z_, ]+): (.+(?:\n {4,}.+)*)", text, re.MULTILINE):
         for name in names.split(", "):
             value = default[name] if not isinstance(default[name], dict) else f"{default[name]['type']}()"
             rows.append((f"`{name}`", f"`{json.dumps(value, ensure_ascii=False)}`", " ".join(says.split())))
