@@ -82,9 +82,27 @@ def train(
         torch.set_num_threads(recipe.threads)
     path = Path(out) if out is not None else Path("runs") / f"{recipe.name}-{recipe.seed}"
     with Team.join(recipe.device) as team:
-        if recipe.tasks_per_step < team.size:
-            raise ValueError(f"tasks_per_step = {recipe.tasks_per_step} over {team.size} processes; expected at least one task for each")
+        check_team(recipe, team.size)
         return _train(recipe, path, resume, on_step, quiet, team)
+
+
+def check_team(recipe: Recipe, size: int) -> None:
+    """Refuse a recipe that `size` processes cannot train together.
+
+    Raises:
+      ValueError: fewer tasks than processes, or a remote engine, whose weights every process would replace.
+    """
+    if recipe.tasks_per_step < size:
+        raise ValueError(f"tasks_per_step = {recipe.tasks_per_step} over {size} processes; expected at least one task for each")
+    if size > 1 and recipe.engine != "local":
+        raise ValueError(f"engine = {recipe.engine!r} with {size} processes; expected engine='local', or a single process")
+
+
+def whole_only(recipe: Recipe) -> str:
+    """The first field of the recipe that does not work on sharded weights, as ``name = value``; empty when there is none."""
+    fields = {"optimizer": recipe.optimizer != "adamw", "offload": bool(recipe.offload)}
+    found = [f"{name} = {getattr(recipe, name)!r}" for name, used in fields.items() if used]
+    return (found + (["lora.nf4 = True"] if recipe.lora.nf4 else []) + [""])[0]
 
 
 def _train(recipe: Recipe, path: Path, resume: str, on_step: OnStep | None, quiet: bool, team: Team) -> Run:
@@ -96,6 +114,8 @@ def _train(recipe: Recipe, path: Path, resume: str, on_step: OnStep | None, quie
     source, heldout = build_sources(recipe)
     policy = build_policy(recipe, checkpoint.model if checkpoint else None, team.device)
     team.place(policy, recipe.parallel)
+    if team.sharded and (unable := whole_only(recipe)):
+        raise ValueError(f"parallel = {recipe.parallel!r} shards the weights, and {unable} needs them whole; expected parallel='data'")
     opened = team.only_main(RunFolder, path, rollout_every=recipe.log_every)
     with opened as folder, build_scorer(recipe) as scorer:
         folder.describe(recipe.to_json())

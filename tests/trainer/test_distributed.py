@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fovea import api
 from fovea.trainer import checkpoint as ckpt
 from fovea.trainer import distributed, exchange, wire
 from fovea.types import Episode, Observation, Prefix, Score, Segment, Task, Turn, user
@@ -242,6 +243,26 @@ def test_what_travels_comes_back_equal():
 def test_an_environment_that_makes_no_team_is_named(environment, message):
     with pytest.raises(ValueError, match=message):
         distributed._place(environment)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tasks_per_step": 1}, "tasks_per_step = 1 over 2 processes"),
+        ({"engine": "http://127.0.0.1:1"}, "with 2 processes; expected engine='local'"),
+    ],
+)
+def test_recipes_that_two_processes_cannot_train_are_refused(changes, message):
+    api.check_team(api.resolve("grpo", **changes), 1)
+    with pytest.raises(ValueError, match=message):
+        api.check_team(api.resolve("grpo", **changes), 2)
+
+
+def test_fields_that_need_whole_weights_are_named():
+    assert api.whole_only(api.resolve("grpo")) == ""
+    assert api.whole_only(api.resolve("grpo", optimizer="adamw_8bit")) == "optimizer = 'adamw_8bit'"
+    assert api.whole_only(api.resolve("grpo", offload=("activations",))) == "offload = ('activations',)"
+    assert api.whole_only(api.resolve("grpo", lora__rank=4, lora__nf4=True)) == "lora.nf4 = True"
 
 
 def test_devices_are_shared_out_one_gpu_each():
