@@ -73,16 +73,20 @@ def _write(folder: Path, step: int, policy: Any, tensors: dict[str, torch.Tensor
     for p in partial.rglob("*"):
         _fsync(p)
     _fsync(partial)
+    aside = folder / f".step-{step:06d}.old"
     if final.exists():
-        shutil.rmtree(final)
+        shutil.rmtree(aside, ignore_errors=True)
+        final.rename(aside)  # it may be the only one: it stands until the new one does
     partial.rename(final)
     _fsync(folder)
+    shutil.rmtree(aside, ignore_errors=True)
     return content
 
 
 def latest(folder: Path, note: Any = print) -> Checkpoint | None:
     """The newest checkpoint whose every file is intact. Damaged ones are named and passed over."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    replaced = sorted(folder.glob(".step-*.old"), reverse=True)  # left where a write ended between its two renames
+    for path in [*sorted(folder.glob("step-*"), reverse=True), *replaced]:
         try:
             return read(path)
         except CheckpointError as e:
@@ -132,13 +136,17 @@ def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> 
     """Put the saved moments back, parameter by parameter in order."""
     saved = load_file(checkpoint.path / OPTIMIZER)
     params = [p for g in optimizer.param_groups for p in g["params"]]
-    masters = {f"{i}.master" for i in range(len(params))} if hasattr(optimizer, "masters") else set()
+    masters = hasattr(optimizer, "masters")
     if hasattr(optimizer, "init_state"):
         return _load_quantized(checkpoint.path / OPTIMIZER, saved, optimizer)
-    expected = {f"{i}.{k}" for i in range(len(params)) for k in MOMENTS} | masters
-    if saved and set(saved) != expected:
+    # a weight that no step gave a gradient (a tower that saw no picture) has no moments yet
+    held = [i for i in range(len(params)) if f"{i}.step" in saved]
+    expected = {f"{i}.{k}" for i in held for k in (*MOMENTS, *(("master",) if masters else ()))}
+    if set(saved) != expected:
+        odd = sorted(set(saved) ^ expected)
         raise CheckpointError(
-            f"{checkpoint.path / OPTIMIZER}: found {len(saved)} tensors, expected {len(expected)} (is `freeze` the same?)"
+            f"{checkpoint.path / OPTIMIZER}: found {len(saved)} tensors, expected {len(expected)}, first difference {odd[0]!r} "
+            f"(is `freeze` the same, and the optimizer's kind?)"
         )
     for i, p in enumerate(params):
         if f"{i}.step" not in saved:
@@ -184,7 +192,7 @@ def prune(folder: Path, keep: int, best: int | None) -> None:
     for path in paths[:-keep]:
         if best is None or path.name != f"step-{best:06d}":
             shutil.rmtree(path)
-    for leftover in folder.glob(".step-*.partial"):
+    for leftover in (*folder.glob(".step-*.partial"), *folder.glob(".step-*.old")):
         shutil.rmtree(leftover, ignore_errors=True)
 
 

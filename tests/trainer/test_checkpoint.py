@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,6 +81,39 @@ def test_prune_keeps_the_newest_and_the_best(tmp_path):
         made(tmp_path, step)
     ckpt.prune(tmp_path, keep=2, best=1)
     assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-000001", "step-000003", "step-000004"]
+
+
+def test_a_weight_without_a_gradient_so_far_has_no_moments_and_resumes(tmp_path):
+    policy = Tabular()
+    idle = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.AdamW([idle, *policy.parameters()], lr=0.1)
+    policy.logits_TV.sum().backward()
+    optimizer.step()
+    saved = ckpt.save(tmp_path, 1, policy, optimizer, {})
+    fresh = torch.optim.AdamW([idle, *policy.parameters()], lr=0.1)
+    ckpt.load_optimizer(saved, fresh)
+    assert torch.equal(fresh.state[policy.logits_TV]["exp_avg"], optimizer.state[policy.logits_TV]["exp_avg"])
+    assert not fresh.state.get(idle)
+    with pytest.raises(ckpt.CheckpointError, match=r"found 3 tensors, expected 0, first difference '1\.exp_avg'"):
+        ckpt.load_optimizer(saved, torch.optim.AdamW([idle], lr=0.1))
+
+
+def test_the_only_checkpoint_survives_being_written_again(tmp_path, monkeypatch):
+    made(tmp_path, 1)
+    rename = Path.rename
+
+    def killed(self, target):
+        if self.suffix == ".partial":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(Path, "rename", killed)
+        made(tmp_path, 1)
+    found = ckpt.latest(tmp_path)
+    assert found is not None and found.step == 1
+    made(tmp_path, 1)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]
 
 
 def test_moments_of_another_model_are_refused(tmp_path):
