@@ -95,7 +95,10 @@ def check_team(recipe: Recipe, size: int) -> None:
     if recipe.tasks_per_step < size:
         raise ValueError(f"tasks_per_step = {recipe.tasks_per_step} over {size} processes; expected at least one task for each")
     if size > 1 and recipe.engine != "local":
-        raise ValueError(f"engine = {recipe.engine!r} with {size} processes; expected engine='local', or a single process")
+        raise ValueError(
+            f"engine = {recipe.engine.url!r} with {size} processes; expected engine='local', or a single process: "
+            "each process would send the servers weights under a name of its own"
+        )
 
 
 def whole_only(recipe: Recipe) -> str:

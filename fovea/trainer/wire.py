@@ -19,6 +19,7 @@ from safetensors.torch import load, save
 from fovea.types import Episode, Observation, Prefix, Score, Segment, Turn
 
 RECORDS = {kind.__name__: kind for kind in (Episode, Observation, Prefix, Score, Segment, Turn)}
+TREE = "tree"
 MODES = ("1", "L", "RGB", "RGBA")
 
 
@@ -29,15 +30,15 @@ def pack(value: Any) -> bytes:
       TypeError: something in it cannot travel.
     """
     tensors: dict[str, torch.Tensor] = {}
-    tree = _plain(value, tensors)
-    return save(tensors, {"tree": json.dumps(tree)})
+    tree = json.dumps(_plain(value, tensors)).encode()
+    # a tensor too, because a safetensors header holds at most 100 MB
+    return save({**tensors, TREE: torch.frombuffer(bytearray(tree), dtype=torch.uint8)})
 
 
 def unpack(data: bytes) -> Any:
     """What `pack` was given; mappings come back as dicts."""
-    length = int.from_bytes(data[:8], "little")
-    tree = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["tree"])
-    return _value(tree, load(data))
+    tensors = load(data)
+    return _value(json.loads(tensors.pop(TREE).numpy().tobytes()), tensors)
 
 
 def _plain(x: Any, tensors: dict[str, torch.Tensor]) -> Any:
