@@ -202,7 +202,9 @@ def serve(args: list[str]) -> int:
     parser.add_argument("model", help='"tiny", a checkpoint folder or a run folder')
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default 8000)")
-    parser.add_argument("--token", default="", help='what clients must send; default FOVEA_TOKEN or a new one; "none" asks for none')
+    parser.add_argument(
+        "--token", default="", help='what clients must send; default FOVEA_TOKEN (in no process list) or a new one; "none" asks for none'
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--max-rows", type=int, default=256, help="answers decoded at a time")

@@ -212,8 +212,8 @@ class Wanted:
 class App:
     """The routes."""
 
-    def __init__(self, policy: Any, name: str, token: str = "", max_rows: int = 256):
-        self.policy, self.name, self.token, self.max_rows = policy, name, token, max_rows
+    def __init__(self, policy: Any, name: str, token: str = "", max_rows: int = 256, max_context: int | None = None):
+        self.policy, self.name, self.token, self.max_rows, self.max_context = policy, name, token, max_rows, max_context
         self.generator = Generator(policy, "initial", max_rows)
         self.asleep = False
         self.routes: dict[tuple[str, str], Callable[[Request], Awaitable[Any]]] = {
@@ -238,15 +238,21 @@ class App:
             ("POST", "/resume_memory_occupation"): self.wake_up,
         }
 
-    async def handle(self, request: Request) -> Any:
-        route = self.routes.get((request.method, request.path))
-        if route is None:
+    def admit(self, request: Request) -> None:
+        """
+        Raises:
+          Refused: no such route, or not the token. The body need not be there yet.
+        """
+        if (request.method, request.path) not in self.routes:
             known = ", ".join(f"{m} {p}" for m, p in self.routes if p == request.path)
             raise Refused(405 if known else 404, f"no route {request.method} {request.path}" + (f"; there is {known}" if known else ""))
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if self.token and request.path != "/health" and not hmac.compare_digest(given.encode(), self.token.encode()):
             raise Refused(401, "the token is missing or wrong; expected the header 'Authorization: Bearer TOKEN'")
-        return await route(request)
+
+    async def handle(self, request: Request) -> Any:
+        self.admit(request)
+        return await self.routes[request.method, request.path](request)
 
     # -- state ----------------------------------------------------------------------------------------------------------------
 
@@ -397,6 +403,8 @@ class App:
         if wrong := [i for i in ids if not 0 <= i < vocabulary]:
             raise Refused(400, f"token id {wrong[0]} is outside the vocabulary of {vocabulary}")
         end = int(default(body.get("prompt_length"), len(ids)))
+        if not 1 <= end <= len(ids):
+            raise Refused(400, f"prompt_length = {end} of {len(ids)} tokens; expected 1 to that many, and a prompt that is not empty")
         return self.policy.encode_ids(ids[:end], images), ids[end:]
 
     def wanted(self, body: Mapping[str, Any], prefix: Prefix, said: list[int], room: int) -> Wanted:
@@ -411,6 +419,10 @@ class App:
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             min_new_tokens=int(default(body.get("min_tokens"), 0)),
         )
+        used = prefix.length + len(said)
+        if self.max_context is not None and used + sampling.max_new_tokens > self.max_context:
+            asked = f"{used} tokens of prompt and {sampling.max_new_tokens} to come"
+            raise Refused(400, f"{asked}; the context holds {self.max_context}: ask for fewer (max_tokens), or a shorter prompt")
         if extra := set(body.get("stop_token_ids") or ()) - set(self.policy.eos_ids):
             raise Refused(400, f"stop_token_ids {sorted(extra)}: only the model's own {self.policy.eos_ids} are spoken here")
         banned = self.policy.banned_ids
@@ -525,7 +537,7 @@ async def run(app: App, host: str, port: int, said: Callable[[str], None]) -> No
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     app.generator.thread.start()
-    server = await listen(app.handle, host, port)
+    server = await listen(app.handle, host, port, app.admit)
     try:
         said(f"serving {app.name} at http://{host}:{server.sockets[0].getsockname()[1]}")
         await stop.wait()
@@ -553,7 +565,8 @@ def serve(
         with tempfile.TemporaryDirectory() as folder:
             policy.save(folder, merged=True)
             policy = load_policy(folder, device=device, dtype=dtype)
-    app = App(policy, Path(model).name, expected, max_rows)
+    longest = getattr(policy.model.vlm.config.text_config, "max_position_embeddings", None)
+    app = App(policy, Path(model).name, expected, max_rows, longest)
 
     def said(line: str) -> None:
         print(line, flush=True)

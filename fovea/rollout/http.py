@@ -11,14 +11,14 @@ import contextlib
 import json
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 HEAD_BYTES = 1 << 16
 BODY_BYTES = 1 << 30
-CONNECT_S = 5.0
+CONNECT_S, READ_S = 5.0, 300.0
 
 
 class Unreachable(ConnectionError):
@@ -106,15 +106,26 @@ async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     if headers.get("transfer-encoding", "").lower() == "chunked":
         return status, await _chunks(reader)
     if "content-length" in headers:
-        return status, await reader.readexactly(int(headers["content-length"]))
-    return status, await reader.read()
+        return status, await reader.readexactly(_bounded(int(headers["content-length"])))
+    out = bytearray()
+    while part := await reader.read(HEAD_BYTES):
+        out += part
+        _bounded(len(out))
+    return status, bytes(out)
 
 
 async def _chunks(reader: asyncio.StreamReader) -> bytes:
-    out = b""
+    out = bytearray()
     while size := int((await reader.readline()).split(b";")[0], 16):
+        _bounded(len(out) + size)
         out += (await reader.readexactly(size + 2))[:-2]
-    return out
+    return bytes(out)
+
+
+def _bounded(size: int) -> int:
+    if size > BODY_BYTES:
+        raise ValueError(f"an answer of {size} bytes or more; expected at most {BODY_BYTES}")
+    return size
 
 
 def _head(raw: bytes) -> tuple[str, dict[str, str]]:
@@ -127,16 +138,19 @@ def _head(raw: bytes) -> tuple[str, dict[str, str]]:
 # -- the answering side -------------------------------------------------------------------------------------------------------
 
 
-async def listen(handler: Handler, host: str, port: int) -> asyncio.Server:
+async def listen(handler: Handler, host: str, port: int, admit: Callable[[Request], None] | None = None) -> asyncio.Server:
     """Answer requests with what `handler` returns, as JSON; `Refused` becomes an error status.
 
     A handler is cancelled when its client goes away.
+
+    Args:
+      admit: raises `Refused` for a request whose body, not read yet, shall not be.
     """
 
     async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             try:
-                status, payload = await _handle(handler, reader)
+                status, payload = await _handle(handler, reader, admit)
                 body = json.dumps(payload).encode()
                 writer.write(_response(status, body))
                 await writer.drain()
@@ -146,9 +160,11 @@ async def listen(handler: Handler, host: str, port: int) -> asyncio.Server:
     return await asyncio.start_server(connection, host, port, limit=HEAD_BYTES)
 
 
-async def _handle(handler: Handler, reader: asyncio.StreamReader) -> tuple[int, Any]:
+async def _handle(handler: Handler, reader: asyncio.StreamReader, admit: Callable[[Request], None] | None) -> tuple[int, Any]:
     try:
-        work = asyncio.ensure_future(handler(await _read(reader)))
+        async with asyncio.timeout(READ_S):
+            request = await _read(reader, admit)
+        work = asyncio.ensure_future(handler(request))
         gone = asyncio.ensure_future(reader.read(1))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -167,14 +183,19 @@ async def _handle(handler: Handler, reader: asyncio.StreamReader) -> tuple[int, 
         return status, {"error": {"message": f"{type(e).__name__}: {e}", "type": HTTPStatus(status).phrase, "code": status}}
 
 
-async def _read(reader: asyncio.StreamReader) -> Request:
+async def _read(reader: asyncio.StreamReader, admit: Callable[[Request], None] | None) -> Request:
     first, headers = _head(await reader.readuntil(b"\r\n\r\n"))
     method, target, _ = first.split(" ", 2)
+    parts = urlsplit(target)
+    request = Request(method, parts.path, dict(parse_qsl(parts.query)), headers, b"")
+    if admit is not None:
+        admit(request)
+    if "transfer-encoding" in headers:
+        raise Refused(411, f"Transfer-Encoding {headers['transfer-encoding']!r} is not spoken here; expected a Content-Length")
     size = int(headers.get("content-length", 0))
     if size > BODY_BYTES:
         raise Refused(413, f"found a body of {size} bytes; expected at most {BODY_BYTES}")
-    parts = urlsplit(target)
-    return Request(method, parts.path, dict(parse_qsl(parts.query)), headers, await reader.readexactly(size))
+    return replace(request, body=await reader.readexactly(size))
 
 
 def _response(status: int, body: bytes) -> bytes:

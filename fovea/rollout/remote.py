@@ -72,6 +72,10 @@ class Remote:
         wrong = [u for u in self.urls if not u.startswith(("http://", "https://"))]
         if wrong or not self.urls:
             raise ValueError(f"engine.url = {self.url!r}; expected addresses like http://127.0.0.1:8000, separated by commas")
+        if any("@" in u.split("/")[2] for u in self.urls):
+            raise ValueError(
+                "engine.url holds a user or password; expected neither: the run folder keeps it, and a token comes by token_env"
+            )
         if self.protocol not in PROTOCOLS:
             raise ValueError(f"engine.protocol = {self.protocol!r}; expected one of {', '.join(PROTOCOLS)}")
         if self.timeout_s <= 0 or self.patience_s < 0:
@@ -294,7 +298,8 @@ class RemoteRollout(Rollout):
                 if failed == TRIES:
                     raise RemoteError(f"{e} ({TRIES} times, task {question.task!r})") from None
                 continue
-            found = {a.version for a in answers} - {None, self.engine.version}
+            silent = set() if peer.ours else {None}  # a server of ours always says
+            found = {a.version for a in answers} - {self.engine.version} - silent
             if not found:
                 return answers
             counts["stale"] += len(answers)
@@ -349,12 +354,15 @@ class RemoteRollout(Rollout):
 
     async def put_to_sleep(self, server: Server) -> None:
         """vLLM's level 1 keeps the weights in main memory; SGLang forgets them, so they are sent again."""
-        if self.engine.remote.protocol == "sglang":
-            await self.call(server, "POST", "/release_memory_occupation", {})
-            server.served = None
-        else:
-            await self.call(server, "POST", "/sleep?level=1")
-        server.asleep = True
+        try:
+            if self.engine.remote.protocol == "sglang":
+                await self.call(server, "POST", "/release_memory_occupation", {})
+                server.served = None
+            else:
+                await self.call(server, "POST", "/sleep?level=1")
+            server.asleep = True
+        except Unreachable as e:  # the answers are all there
+            server.lost(e)
 
     async def wake_up(self, server: Server) -> None:
         if self.engine.remote.protocol == "sglang":

@@ -48,12 +48,12 @@ class SavedPolicy(FakePolicy):
 
 
 @contextlib.contextmanager
-def answering(handler, port=0):
+def answering(handler, port=0, admit=None):
     """An HTTP server in a thread; gives its address."""
     loop, up, server = asyncio.new_event_loop(), threading.Event(), []
 
     async def begin():
-        server.append(await listen(handler, "127.0.0.1", port))
+        server.append(await listen(handler, "127.0.0.1", port, admit))
         up.set()
 
     def work():
@@ -82,7 +82,7 @@ def serving(policy, port=0, **options):
     app = App(policy, "fake", **options)
     app.generator.thread.start()
     try:
-        with answering(app.handle, port) as url:
+        with answering(app.handle, port, app.admit) as url:
             yield url, app
     finally:
         app.generator.close()

@@ -224,6 +224,50 @@ def test_servers_sleep_between_rollouts():
             assert app.policy.counts["forgotten"] == 2
 
 
+def test_a_server_that_goes_before_it_sleeps_costs_no_answer():
+    with serving(SavedPolicy()) as (url, app):
+
+        async def busy(_):
+            raise Refused(503, "going down")
+
+        app.routes["POST", "/sleep"] = busy
+        groups = RemoteEngine(SavedPolicy(), Remote(url, sleep=True, **QUICK)).rollout([ask("a")], 2, Sampling(max_new_tokens=2))
+    assert books(groups)
+
+
+def sent(url, head, body=b""):
+    """Status and message of the answer to raw bytes."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as s:
+        s.sendall(head.replace("\n", "\r\n").encode() + body)
+        answer = b"".join(iter(lambda: s.recv(4096), b""))
+    return int(answer.split()[1]), json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["message"]
+
+
+def test_a_body_is_read_only_after_the_token():
+    with serving(SavedPolicy(), token="right") as (url, _):
+        for route, status in (("/generate", 401), ("/nothing", 404)):
+            assert sent(url, f"POST {route} HTTP/1.1\nContent-Length: 1000000\n\n")[0] == status  # not one byte of it was sent
+        head = "POST /generate HTTP/1.1\nAuthorization: Bearer right\n"
+        assert sent(url, f"{head}Content-Length: {1 << 40}\n\n")[0] == 413
+        assert sent(url, f"{head}Transfer-Encoding: chunked\n\n")[0] == 411
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"prompt": [3, 4], "max_tokens": 63}, "2 tokens of prompt and 63 to come; the context holds 64"),
+        ({"prompt": [3, 4], "prompt_length": 3}, "prompt_length = 3 of 2 tokens"),
+        ({"prompt": [3, 4], "prompt_length": -1}, "prompt_length = -1 of 2 tokens"),
+    ],
+)
+def test_what_the_context_does_not_hold_is_refused_before_it_is_generated(body, message):
+    raw = json.dumps(body).encode()
+    with serving(SavedPolicy(), max_context=64) as (url, _):
+        status, found = sent(url, f"POST /v1/completions HTTP/1.1\nContent-Length: {len(raw)}\n\n", raw)
+    assert status == 400 and message in found
+
+
 # -- answers that cannot be trained on ----------------------------------------------------------------------------------------
 
 
@@ -422,6 +466,7 @@ def test_the_recipe_names_the_engine_and_switches_the_correction_on():
         ({"engine": "here"}, "engine.url = 'here'; expected addresses like"),
         ({"engine": Remote, "url": "http://a", "protocol": "grpc"}, "engine.protocol = 'grpc'; expected one of openai, sglang"),
         ({"engine": Remote, "url": "http://a", "timeout_s": 0}, "engine.timeout_s = 0"),
+        ({"engine": Remote, "url": "http://me:secret@a:1"}, "engine.url holds a user or password; expected neither"),
         ({"engine": 7}, 'engine = 7, expected "local" or a fovea.rollout.remote.Remote'),
     ],
 )
