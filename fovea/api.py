@@ -199,16 +199,18 @@ def evaluate(
 
     Args:
       model: as in `load_policy`, or a policy.
-      data: as `Recipe.data`, or a whole Recipe whose data, reward, environment and sampling are used.
+      data: as `Recipe.data`, or a whole Recipe whose data, reward, environment, sampling, dtype and device are used.
       tasks: held-out tasks (fewer when the source is smaller).
       temperature: 0 is greedy.
       samples: answers per task.
       changes: recipe fields.
     """
     recipe = resolve(data, **changes) if isinstance(data, Recipe) else resolve("grpo", data=data, **changes)
-    policy = load_policy(model) if isinstance(model, (str, Path)) else model
     _, heldout = build_sources(recipe)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
     with Team.join(recipe.device) as team, build_scorer(recipe) as scorer:
+        policy = load_policy(model, dtype=recipe.dtype, device=team.device) if isinstance(model, (str, Path)) else model
         engine = build_engine(recipe, policy)
         items = heldout_tasks(heldout, tasks)
         return run_evaluation(engine, items, scorer, sampling=recipe.sampling, temperature=temperature, samples=samples, team=team)

@@ -67,7 +67,7 @@ def _explain(e: Exception) -> int:
         )
         return 1
     own = type(e).__module__.startswith("fovea.")
-    if own or isinstance(e, (ValueError, FileNotFoundError, FileExistsError, ImportError, PermissionError)):
+    if own or isinstance(e, (ValueError, OSError, ImportError)):
         print(f"fovea: {e}", file=sys.stderr)
         return 1
     raise e

@@ -10,8 +10,10 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import typing
 from collections.abc import Callable, Sized
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +21,7 @@ from fovea.methods.grpo import GRPO
 from fovea.policies.lora import LoRA
 from fovea.rollout.sampling import Sampling
 
-OPTIMIZERS = ("adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit")
+PARTS = ("tower", "projector", "text")
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Recipe:
     Attributes:
       name: shown in the report and used for the default run folder.
       model: "tiny" (ships with the package), a folder with a Hugging Face checkpoint, or a hub id (owner/name).
-      freeze: parts that are not trained: "tower" (vision encoder), "projector" (vision-to-text merger).
+      freeze: parts that are not trained: "tower" (vision encoder), "projector" (vision-to-text merger), "text" (all else).
       lora: adapters that are trained instead of the weights (`rank` 0: none).
       dtype: "float32" or "bfloat16" for weights and activations; "float64" to compare runs exactly.
       gradient_checkpointing: recompute activations in the backward pass; less memory, about a third more time.
@@ -52,7 +54,8 @@ class Recipe:
       dynamic_sampling: keep drawing until every training group has both right and wrong answers (DAPO).
       max_resample: rollouts per step at most while dynamic sampling.
       steps: rollout-and-update steps.
-      learning_rate, warmup_steps, schedule, weight_decay, betas, max_grad_norm: AdamW and its schedule.
+      learning_rate, warmup_steps, schedule, weight_decay, betas: AdamW and its schedule.
+      max_grad_norm: gradients of a greater norm are scaled down to it (0: never).
       optimizer: "adamw"; "adamw_8bit" keeps its moments in 8 bits, "paged_adamw" and "paged_adamw_8bit" in memory that moves to the host
         when a GPU runs out of its own (all three need bitsandbytes).
       offload: what waits in host memory when a GPU has too little: "optimizer" (moments), "activations". Changes no number.
@@ -130,15 +133,28 @@ class Recipe:
                 ("updates_per_rollout", self.updates_per_rollout, self.updates_per_rollout >= 1, "at least 1"),
                 ("epochs_per_rollout", self.epochs_per_rollout, self.epochs_per_rollout >= 1, "at least 1"),
                 ("micro_batch", self.micro_batch, self.micro_batch >= 1, "at least 1"),
+                ("max_rows", self.max_rows, self.max_rows >= 1, "at least 1"),
+                ("max_resample", self.max_resample, self.max_resample >= 1, "at least 1"),
                 ("steps", self.steps, self.steps >= 0, "0 or more"),
                 ("learning_rate", self.learning_rate, self.learning_rate >= 0, "0 or more"),
+                ("warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "0 or more"),
+                ("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more"),
+                ("betas", self.betas, len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers from 0 to below 1"),
+                ("max_grad_norm", self.max_grad_norm, self.max_grad_norm >= 0, "0 (no clipping) or more"),
+                ("eval_every", self.eval_every, self.eval_every >= 0, "0 or more"),
+                ("eval_tasks", self.eval_tasks, self.eval_tasks >= 0, "0 or more"),
+                ("eval_temperature", self.eval_temperature, self.eval_temperature >= 0, "0 or more"),
+                ("early_stop", self.early_stop, self.early_stop >= 0, "0 or more"),
                 ("checkpoint_every", self.checkpoint_every, self.checkpoint_every >= 1, "at least 1"),
                 ("keep", self.keep, self.keep >= 1, "at least 1"),
+                ("log_every", self.log_every, self.log_every >= 1, "at least 1"),
+                ("verifier_timeout_s", self.verifier_timeout_s, self.verifier_timeout_s > 0, "more than 0"),
+                ("threads", self.threads, self.threads >= 0, "0 or more"),
                 ("max_unscored", self.max_unscored, 0 <= self.max_unscored <= 1, "a fraction between 0 and 1"),
                 ("engine", self.engine, self.engine == "local" or is_dataclass(self.engine), '"local" or a fovea.rollout.remote.Remote'),
-                ("freeze", self.freeze, set(self.freeze) <= {"tower", "projector"}, "any of ('tower', 'projector')"),
+                ("freeze", self.freeze, set(self.freeze) <= set(PARTS), f"any of {PARTS}"),
                 ("offload", self.offload, set(self.offload) <= {"optimizer", "activations"}, "any of ('optimizer', 'activations')"),
-                ("optimizer", self.optimizer, self.optimizer in OPTIMIZERS, f"one of {OPTIMIZERS}"),
+                *((n, v, v in allowed, f"one of {allowed}") for n, allowed in _choices().items() for v in [getattr(self, n)]),
                 (
                     "lora.where",
                     self.lora.where,
@@ -199,6 +215,13 @@ _COSMETIC = {
     "eval_temperature",
     "early_stop",
 }
+
+
+@cache
+def _choices() -> dict[str, tuple[Any, ...]]:
+    """Field -> the words that it may be."""
+    hints = typing.get_type_hints(Recipe)
+    return {name: typing.get_args(hint) for name, hint in hints.items() if typing.get_origin(hint) is Literal}
 
 
 def _known(given: dict[str, Any], known: set[str], where: str) -> None:

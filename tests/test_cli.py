@@ -79,6 +79,27 @@ def test_missing_data_file_is_named(capsys):
     assert "nowhere/train.jsonl" in capsys.readouterr().err
 
 
+def test_a_file_that_is_no_picture_is_named(tmp_path, capsys):
+    file = tmp_path / "notes.png"
+    file.write_text("no picture")
+    assert cli.main(["generate", "tiny", "--image", str(file), "--text", "?"]) == 1
+    assert "notes.png" in capsys.readouterr().err
+
+
+def test_impossible_fields_are_told_together():
+    from fovea.recipe import Recipe
+
+    wrong = {"schedule": "step", "dtype": "float16", "parallel": "tensor", "on_bad_row": "ask", "max_rows": 0, "betas": (0.9, 1.0)}
+    with pytest.raises(ValueError, match="recipe: ") as error:
+        Recipe(**wrong, threads=-1, eval_tasks=-1, freeze=("head",))
+    for name in (*wrong, "threads", "eval_tasks", "freeze"):
+        assert f"{name} = " in str(error.value)
+
+
+def test_every_part_that_a_policy_can_freeze_is_a_field():
+    assert cli.resolve("grpo", ["--freeze", "tower,text"]).freeze == ("tower", "text")
+
+
 def test_doctor_reports_the_core(capsys):
     cli.main(["doctor", "--json"])
     found = json.loads(capsys.readouterr().out)

@@ -139,5 +139,6 @@ def test_the_doctor_shows_the_table_of_this_checkout():
 
 def test_every_family_has_its_row():
     from fovea.policies.families import FAMILIES
+    from fovea.policies.looks import LOOKS
 
-    assert set(support.FAMILIES) == set(FAMILIES)
+    assert set(support.FAMILIES) == set(FAMILIES) == set(LOOKS)

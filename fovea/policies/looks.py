@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from PIL import Image
 
@@ -73,14 +72,3 @@ LOOKS = {
     ),
     "paligemma": Look(pictures.paligemma, template=ONLY_PICTURES_AND_TEXT, frame=frame_paligemma),
 }
-
-
-class Support(NamedTuple):
-    """One row of the list of supported processors."""
-
-    family: str
-    clips: bool
-
-
-def supported() -> list[Support]:
-    return [Support(family, look.clip is not None) for family, look in LOOKS.items()]
