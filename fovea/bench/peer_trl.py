@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -109,7 +109,7 @@ def run(
             dataloader_pin_memory=False,
         )
         data = Dataset.from_list(table).cast_column("image", ImageColumn())
-        trainer = GRPOTrainer(model=model, processing_class=processor, reward_funcs=scored, args=config, train_dataset=data)
+        trainer = GRPOTrainer(model=cast(Any, model), processing_class=processor, reward_funcs=scored, args=config, train_dataset=data)
         trainer.add_callback(Timer())
         with contextlib.redirect_stdout(io.StringIO()):  # it prints its summary; standard output is reserved for the result
             trainer.train()
