@@ -183,7 +183,7 @@ def test_a_process_that_is_killed_ends_the_others(two):
 @pytest.mark.slow
 def test_torchrun_and_the_command_line(models, tmp_path):
     """Started by torchrun, stopped by a signal to torchrun: the state is saved, nothing is left running."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m", "fovea", "train", "grpo"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fovea", "train", "grpo"]
     fields = f"--model {models[FAMILY]} --data worlds:count --steps 100000 --tasks-per-step 2 --group-size 2 --eval-tasks 0"
     options = [*fields.split(), "--sampling.max-new-tokens", "4", "--checkpoint-every", "1000", "--out", str(tmp_path / "run")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
