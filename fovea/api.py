@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -281,9 +282,16 @@ def heldout_tasks(source: Any, count: int) -> list[Task]:
 
 
 def build_scorer(recipe: Recipe) -> Any:
-    from fovea.verifiers import Scorer
+    from fovea.verifiers import Scorer, build
 
-    return Scorer(override=load_part(recipe.reward), timeout_s=recipe.verifier_timeout_s, max_unscored=recipe.max_unscored)
+    override = load_part(recipe.reward)
+    for name in override.values() if isinstance(override, Mapping) else (override,):
+        if isinstance(name, str):  # a wrong name would otherwise leave every answer of the first step unscored
+            try:
+                build(name)
+            except TypeError as e:
+                raise ValueError(f"reward {name!r}: {e}") from None
+    return Scorer(override=override, timeout_s=recipe.verifier_timeout_s, max_unscored=recipe.max_unscored)
 
 
 def build_engine(recipe: Recipe, policy: HFVLM) -> Any:

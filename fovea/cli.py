@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -418,6 +419,9 @@ def _convert(text: str, hint: Any, key: str) -> Any:
         if len(parts) != len(kinds):
             raise ValueError(f"{name} {text!r}: expected {len(kinds)} values separated by commas")
         return tuple(_convert(p, k, key) for p, k in zip(parts, kinds, strict=True))
+    if dataclasses.is_dataclass(hint):
+        fields = ", ".join(f"{name}.{f.name.replace('_', '-')}" for f in dataclasses.fields(hint))
+        raise ValueError(f"{name} {text!r}: expected its fields one by one: {fields}")
     if hint is bool:
         if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
             raise ValueError(f"{name} {text!r}: expected true or false")

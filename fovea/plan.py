@@ -37,7 +37,12 @@ def _shares(recipe: Recipe) -> str:
 
 
 def plan(recipe: Recipe) -> str:
-    """Text for ``fovea train --dry-run``."""
+    """Text for ``fovea train --dry-run``. A user's own parts are looked up too, so that a wrong name does not wait for the run."""
+    from fovea import api
+
+    api.build_scorer(recipe)
+    for part in (recipe.program, recipe.environment):
+        api.load_part(part)
     lines = [
         "recipe",
         *(f"  {k} = {json.dumps(v)}" for k, v in recipe.to_json().items()),
