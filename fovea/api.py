@@ -144,6 +144,8 @@ def _train(recipe: Recipe, path: Path, resume: str, on_step: OnStep | None, quie
         if checkpoint is not None:
             session.restore(checkpoint)
         with console:
+            for line in described(source, heldout):
+                console.note(line)
             try:
                 state = session.run()
             finally:
@@ -272,7 +274,13 @@ def build_sources(recipe: Recipe) -> tuple[Any, Any]:
     """(training source, held-out source)."""
     from fovea.tasks.resolve import pair
 
-    return pair(recipe.data, recipe.heldout, seed=recipe.seed, on_bad_row=recipe.on_bad_row)
+    return pair(load_part(recipe.data), load_part(recipe.heldout), seed=recipe.seed, on_bad_row=recipe.on_bad_row)
+
+
+def described(source: Any, heldout: Any) -> list[str]:
+    """What was understood of a table: rows, columns, verifiers, and in one line the held-out rows."""
+    about, other = (s.describe().splitlines() if hasattr(s, "describe") else [] for s in (source, heldout))
+    return about + [f"{line}, held out" for line in other[:1]]
 
 
 def heldout_tasks(source: Any, count: int) -> list[Task]:

@@ -92,8 +92,11 @@ def train(args: list[str]) -> int:
     if options.dry_run:
         from fovea.plan import plan
 
-        print(plan(resolve(options.recipe, changes)))
-        return 0
+        text, lacks = plan(resolve(options.recipe, changes))
+        print(text, flush=True)
+        for line in lacks:
+            print(f"fovea: this run cannot start here: {line}", file=sys.stderr)
+        return 1 if lacks else 0
     from fovea import api
 
     recipe = resolve(options.recipe, changes)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fovea.recipe import Recipe
 
 if TYPE_CHECKING:
     from fovea.trace import Memory
 
+T = TypeVar("T")
 GiB = 1024**3
 LOOK_AT = 16
 """Tasks whose prompts are measured."""
@@ -36,32 +38,63 @@ def _shares(recipe: Recipe) -> str:
     return f"; {size} processes, each with at most {-(-recipe.tasks_per_step // size)} of the tasks" if size > 1 else ""
 
 
-def plan(recipe: Recipe) -> str:
-    """Text for ``fovea train --dry-run``. A user's own parts are looked up too, so that a wrong name does not wait for the run."""
+def plan(recipe: Recipe) -> tuple[str, list[str]]:
+    """(text for ``fovea train --dry-run``, what this machine lacks for the run).
+
+    A user's own parts are looked up too, so that a wrong name does not wait for the run.
+    """
     from fovea import api
 
     api.build_scorer(recipe)
     for part in (recipe.program, recipe.environment):
         api.load_part(part)
-    lines = [
-        "recipe",
-        *(f"  {k} = {json.dumps(v)}" for k, v in recipe.to_json().items()),
-        "",
-        "batch",
-        f"  {arithmetic(recipe)}",
-        "",
-        "memory",
-    ]
-    return "\n".join([*lines, *(f"  {line}" for line in memory(recipe))])
+    data, lacks = _try(lambda: api.described(*api.build_sources(recipe)))
+    folder, lacks_model = _try(lambda: checkpoint(recipe.model))
+    lacks += lacks_model
+    if lacks:
+        counted = ["no estimate: see below what is missing"]
+    elif folder is None:
+        counted = [f"no estimate: {recipe.model!r} is no folder of this machine; the run takes it from the hub"]
+    else:
+        counted = memory(recipe if recipe.model == "tiny" else recipe.replace(model=str(folder)))
+    parts = {
+        "recipe": [f"{k} = {json.dumps(v)}" for k, v in recipe.to_json().items()],
+        "batch": [arithmetic(recipe)],
+        "data": data or [],
+        "memory": counted,
+    }
+    return "\n\n".join("\n  ".join([title, *lines]) for title, lines in parts.items() if lines), lacks
+
+
+def _try(look: Callable[[], T]) -> tuple[T | None, list[str]]:
+    """What was found, or the error that would end the run."""
+    try:
+        return look(), []
+    except (OSError, ValueError) as e:
+        return None, [str(e)]
+
+
+def checkpoint(model: str) -> Path | None:
+    """The folder with the weights of `Recipe.model`, its config checked; None for a hub id.
+
+    Raises:
+      FileNotFoundError, ValueError: no checkpoint folder, or one of a family that is not known.
+    """
+    from fovea.policies.hf_vlm import HUB_ID, read_config
+    from fovea.policies.tiny_vlm import BASE_DIR
+    from fovea.trainer.checkpoint import find
+
+    place = Path(model)
+    if not place.exists() and HUB_ID.fullmatch(model) and not place.parent.is_dir():
+        return None
+    run = find(place)
+    folder = run.model if run else BASE_DIR if model == "tiny" else place
+    read_config(folder)
+    return folder
 
 
 def memory(recipe: Recipe) -> list[str]:
     """Parameters, and the bytes that a step takes at its peak, by purpose; see `fovea.trace` for what is counted."""
-    from fovea.policies.tiny_vlm import BASE_DIR
-
-    folder = BASE_DIR if recipe.model == "tiny" else Path(recipe.model)
-    if not (folder / "config.json").is_file():
-        return [f"no estimate: {recipe.model!r} is not a local checkpoint folder"]
     found, policy, said = estimate(recipe)
     whole, trained = (sum(p.numel() for p in part) / 1e6 for part in (policy.model.parameters(), policy.parameters()))
     rows = [f"{name:12} {value / GiB:8.3f} GiB" for name, value in vars(found).items()]

@@ -61,9 +61,38 @@ def test_dry_run_prints_recipe_arithmetic_and_memory(capsys):
     assert '"type": "GRPO"' in out and "total" in out and "GiB" in out
 
 
-def test_dry_run_without_the_checkpoint_says_so(capsys):
-    assert cli.main(["train", "grpo:real", "--dry-run"]) == 0
-    assert "not a local checkpoint folder" in capsys.readouterr().out
+def test_dry_run_names_what_the_machine_lacks(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "grpo:real", "--dry-run"]) == 1
+    said = capsys.readouterr()
+    assert "tasks x 8 answers" in said.out and "no estimate" in said.out
+    assert "cannot start here: no such file or folder: train.jsonl" in said.err
+    assert "cannot start here: Qwen2.5-VL-3B-Instruct: found no such folder" in said.err
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [("tiny_vlm", "did you mean 'tiny'?"), ("runs/mine2", "did you mean 'runs/mine'?"), ("runs/mine", "found an empty folder")],
+)
+def test_a_model_that_is_not_there_is_named_with_the_nearest(model, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/mine").mkdir(parents=True)
+    assert cli.main(["train", "--model", model, "--dry-run"]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_dry_run_leaves_a_hub_id_to_the_run(capsys):
+    assert cli.main(["train", "--model", "owner/name", "--dry-run"]) == 0
+    assert "the run takes it from the hub" in capsys.readouterr().out
+
+
+def test_dry_run_says_which_columns_are_what(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.csv").write_text("problem,gt,level\n1 + 1?,2,easy\n")
+    (tmp_path / "mine.py").write_text("from fovea.tasks.load import load\nsource = load('t.csv', verifier='exact')\n")
+    assert cli.main(["train", "--data", "mine.py:source", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "prompt <- 'problem', answer <- 'gt'" in out and "unused     'level'" in out and "exact for 1 rows" in out
 
 
 def test_unknown_recipe_is_named_with_the_nearest(capsys):

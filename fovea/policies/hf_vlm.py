@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import difflib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -147,7 +148,7 @@ class HFVLM:
         """
         given = _folder(path)
         folder = _base(given, base, lora)
-        config = _config(folder)
+        config = read_config(folder)
         made: Any = getattr(transformers, FAMILIES[config["model_type"]].model)
         if weights:
             packed = {"quantization_config": adapters.packing(dtype)} if nf4 else {}
@@ -572,14 +573,16 @@ def _base(folder: Path, base: str | Path | None, lora: LoRA | None) -> Path:
     return found
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
     """The checkpoint's config.json, checked before anything heavy is loaded."""
     file = folder / "config.json"
     if not file.exists():
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:12]) or "an empty folder" if folder.is_dir() else "no such folder"
+        beside = [str(p) for p in folder.parent.glob("*/") if p != folder] if folder.parent.is_dir() else []
+        near = difflib.get_close_matches(str(folder), ["tiny", *beside], 1)
         raise FileNotFoundError(
             f"{folder}: found {found}; expected a checkpoint folder with config.json, *.safetensors, tokenizer.json "
-            "and preprocessor_config.json"
+            'and preprocessor_config.json, a run folder, a hub id owner/name, or "tiny"' + (f"; did you mean {near[0]!r}?" if near else "")
         )
     config = json.loads(file.read_text())
     if config.get("model_type") not in FAMILIES:

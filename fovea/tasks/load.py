@@ -16,7 +16,7 @@ import json
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -75,11 +75,13 @@ class Table:
     Attributes:
       skipped: problems of the rows that were left out.
       columns: which column each field was read from.
+      unused: the other columns; what is plain in them is in each task's `meta`.
     """
 
     name: str
     items: list[Item]
     columns: Mapping[str, str]
+    unused: Sequence[str] = ()
     notes: Sequence[str] = ()
     skipped: list[Bad] = field(default_factory=list)
     skip: bool = False
@@ -114,12 +116,13 @@ class Table:
         raise BadRows(self.skipped, len(self), self.name)
 
     def describe(self) -> str:
-        """What was understood: rows, columns, verifiers and whatever was guessed."""
+        """What was understood: rows, columns and those that no field uses, verifiers and whatever was guessed."""
         verifiers = Counter(t.verifier if isinstance(t.verifier, str) else "your own" for t in (item.task for item in self.items))
         images = Counter(len(item.pictures) for item in self.items)
         lines = [
             f"{self.name}: {len(self)} rows" + (f", {len(self.skipped)} problems skipped" if self.skipped else ""),
             "  columns    " + ", ".join(f"{f} <- {c!r}" for f, c in self.columns.items()),
+            *(["  unused     " + ", ".join(map(repr, self.unused))] if self.unused else []),
             "  images     " + ", ".join(f"{n} in {rows} rows" for n, rows in sorted(images.items())),
             "  verifiers  " + ", ".join(f"{v} for {rows} rows" for v, rows in verifiers.most_common()),
         ]
@@ -129,7 +132,7 @@ class Table:
 def load(
     path: str | Path,
     *,
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, str | None] | None = None,
     images: str | Path = "auto",
     verifier: Any = None,
     params: Mapping[str, Any] | None = None,
@@ -147,7 +150,7 @@ def load(
     Args:
       path: a folder with a table, a table (.jsonl, .json, .csv, .tsv, .parquet), a folder of `datasets.save_to_disk`, or a hub id.
       columns: field (prompt, image, answer, id, source, options, verifier, params) -> column, where the guess (`GUESSES`) is not wanted.
-        "a.b" is the entry b of a mapping in column a.
+        "a.b" is the entry b of a mapping in column a; None says that the table has no column for the field.
       images: folder that relative image paths start from; "auto" is the table's folder, then its `images/`. No path may leave it.
       verifier: verifier of every row (a name, a function or an object); otherwise guessed from each answer: number, box of four numbers
         in increasing order -> box_iou, options -> choice, else exact.
@@ -169,7 +172,7 @@ def load(
         build(verifier, params)
     records = tables.read(path, split)
     name = source or _name_of(path)
-    mapping = match_columns(records, columns or {}, str(path))
+    mapping, unused = match_columns(records, columns or {}, str(path))
     reader = _Reader(records, mapping, name, source is not None, _roots(records, images), verifier, dict(params or {}), instruction)
     wanted = split if split is not None and not records.split_by_file else None
 
@@ -203,7 +206,7 @@ def load(
     if split is not None:
         by = f"files {', '.join(records.files)}" if records.split_by_file else f"content ({heldout:.0%} held out)"
         notes.append(f"split {split!r} by {by}")
-    return Table(name, items, mapping, notes, bad, on_bad_row == "skip", max_pixels)
+    return Table(name, items, mapping, unused, notes, bad, on_bad_row == "skip", max_pixels)
 
 
 def split_of(item: Item, heldout: float) -> str:
@@ -213,11 +216,12 @@ def split_of(item: Item, heldout: float) -> str:
     return "heldout" if draw < heldout else "train"
 
 
-def match_columns(records: Records, wanted: Mapping[str, str], where: str) -> dict[str, str]:
-    """Field -> column, from what the caller says and then from `GUESSES`.
+def match_columns(records: Records, wanted: Mapping[str, str | None], where: str) -> tuple[dict[str, str], list[str]]:
+    """(field -> column, from what the caller says and then from `GUESSES`; the columns that no field uses).
 
     Raises:
-      ValueError: an unknown field or column, or no column for the prompt or the answer; named with the columns there are.
+      ValueError: an unknown field or column, a column that seems to be a field under a wrong name, or no column for the prompt or the
+        answer; named with the columns there are.
     """
     there: list[str] = []
     for row in records.rows[:1000]:
@@ -226,24 +230,64 @@ def match_columns(records: Records, wanted: Mapping[str, str], where: str) -> di
     for name, column in wanted.items():
         if name not in GUESSES:
             raise ValueError(f"columns: no field is called {name!r}; fields: {', '.join(GUESSES)}")
-        if column not in there and column not in nested:
+        if column is not None and column not in there and column not in nested:
             near = difflib.get_close_matches(column, there, 1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ValueError(f"columns: {where} has no column {column!r} for field {name!r}{hint}; columns: {', '.join(there) or 'none'}")
-    mapping = dict(wanted)
+    mapping = {name: column for name, column in wanted.items() if column is not None}
+    known = {c.lower(): c for c in reversed(there + nested)} | {c: c for c in there + nested}
     for name, guesses in GUESSES.items():
-        guess = next((g for g in guesses if (g in there or g in nested) and g not in mapping.values()), None)
-        if name not in mapping and guess is not None:
+        guess = next((known[g] for g in guesses if g in known and known[g] not in mapping.values()), None)
+        if name not in wanted and guess is not None:
             mapping[name] = guess
     if not records.rows:
-        return mapping
+        return mapping, []
+    used = {c.partition(".")[0] for c in mapping.values()}
+    unused = [c for c in there if c not in used]
+    lost = _misnamed(records, unused, [f for f in GUESSES if f not in mapping and f not in wanted])
+    if lost:
+        raise ValueError(f"{where} has columns that may be fields under a wrong name:\n{tell(lost)}")
     for name in ("prompt", "answer"):
         if name not in mapping:
             raise ValueError(
                 f"{where} has no column that could be the {name}; columns: {', '.join(there)}. "
                 f"Tried {', '.join(GUESSES[name])}; say which one: columns={{{name!r}: ...}}"
             )
-    return mapping
+    return mapping, unused
+
+
+def _misnamed(records: Records, unused: Sequence[str], missing: Sequence[str]) -> list[Bad]:
+    """Unused columns that would be `missing` fields but for their spelling, or that hold pictures where no column is known to.
+
+    A lost name or source only changes labels, so those two are not looked for.
+    """
+    names = {guess: f for f in missing if f not in ("id", "source") for guess in GUESSES[f]}
+    out = []
+    for column in unused:
+        row = next(r for r in records.rows if column in r.values)
+        meant = near(column, names)
+        holds = "image" in missing and _shows(row.values[column])
+        if meant or holds:
+            name = "image" if holds or meant is None else names[meant]
+            found = f"{'a picture' if holds else 'a value'} under a name that is not known"
+            found += f"; did you mean {meant!r}?" if meant else ""
+            known = f"one of {', '.join(GUESSES[name])}"
+            expected = f"{known}; or columns={{{name!r}: {column!r}}}, or {{{name!r}: None}} if it is something else"
+            out.append(Bad(row.file, row.number, column, found, expected))
+    return out
+
+
+def near(column: str, names: Iterable[str]) -> str | None:
+    """The name that `column` seems to be a misspelling of."""
+    return next(iter(difflib.get_close_matches(re.sub(r"[\s-]+", "_", column.strip().lower()), list(names), 1, 0.8)), None)
+
+
+def _shows(cell: Any) -> bool:
+    """Whether a cell looks like a picture: a path with a usual ending, or an embedded file."""
+    cell = cell[0] if isinstance(cell, list) and cell else cell
+    if isinstance(cell, Mapping):
+        return "bytes" in cell and "path" in cell
+    return callable(cell) or (isinstance(cell, str) and bool(re.fullmatch(r"\S.*\.(png|jpe?g|gif|webp|bmp|tiff?)", cell.strip(), re.I)))
 
 
 def _keys(cell: Any) -> Sequence[str]:
@@ -293,11 +337,18 @@ class _Reader:
     notes: dict[str, None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.used = {c.partition(".")[0] for c in self.columns.values()}
         answers = (self._cell(row, "answer") for row in self.records.rows)
         self.digits_are_text = any(isinstance(a, str) and re.fullmatch(r"\s*0\d+\s*", a) for a in answers)
 
     def read(self, row: Row, check: str, max_pixels: int) -> tuple[Item | None, list[Bad]]:
         problems: list[Bad] = []
+        absent = [c for c in self.used if c not in row.values]
+        for column in row.values if absent else ():
+            if column not in self.used and (meant := near(column, absent)):
+                problems.append(Bad(row.file, row.number, column, "an unknown column", f"{meant!r}, which this row lacks and others have"))
+        if problems:
+            return None, problems
 
         def attempt(step: Callable[..., Any], *args: Any) -> Any:
             try:
@@ -340,7 +391,7 @@ class _Reader:
         return value.get(inner) if isinstance(value, Mapping) else None
 
     def _is_extra(self, key: str, value: Any) -> bool:
-        return key not in {c.partition(".")[0] for c in self.columns.values()} and isinstance(value, str | int | float | bool)
+        return key not in self.used and isinstance(value, str | int | float | bool)
 
     def _pictures(self, row: Row) -> list[Picture]:
         if "image" not in self.columns:

@@ -103,6 +103,7 @@ def test_verl_layout(folder):
     }
     source = load(write(folder, [row]))
     task = source[0]
+    assert source.unused == ["extra_info"]
     assert (task.source, task.answer, task.verifier) == ("geo3k", "12", "number")
     assert task.prompt[0]["content"] == [{"type": "image"}, {"type": "text", "text": "Find x."}]
     assert "answer <- 'reward_model.ground_truth'" in source.describe()
@@ -270,8 +271,11 @@ def broken(folder):
         ({"verifier": "number", "answer": "cat"}, "answer", "holds no number"),
         ({"verifier": "number", "params": "{"}, "params", "a JSON object"),
         ({"verifier": "number", "params": {"tol": 1}}, "verifier", "takes no parameter 'tol'"),
+        ({"answer": ..., "anwser": 3}, "anwser", "an unknown column 'answer', which this row lacks"),
+        ({"image": ..., "imges": "images/0.png"}, "imges", "an unknown column 'image', which this row lacks"),
     ]
     rows = [{**ROW, "verifier": "", "params": None, **change} for change, _, _ in cases]
+    rows = [{k: v for k, v in row.items() if v is not ...} for row in rows]
     lines = [json.dumps(r) for r in rows]
     (folder / "t.jsonl").write_text("\n".join([*lines, "{broken", "[1]"]))
     expected = [(i + 1, name, said) for i, (_, name, said) in enumerate(cases) if name]
@@ -375,6 +379,46 @@ def test_tables_without_the_needed_columns_list_what_they_have(folder):
     (folder / "t.csv").write_text("foo,bar\n1,2\n")
     with pytest.raises(ValueError, match="no column that could be the prompt; columns: foo, bar"):
         load(folder / "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("imgae", "images/0.png", "found a picture under a name that is not known; did you mean 'image'?; expected one of images, image,"),
+        ("photo", "images/0.png", "found a picture under a name that is not known; expected one of images, image,"),
+        ("photo", {"bytes": None, "path": "images/0.png"}, "columns={'image': 'photo'}, or {'image': None}"),
+        ("choises", ["a", "b"], "did you mean 'choices'?"),
+        ("Verifer", "number", "did you mean 'verifier'?"),
+    ],
+)
+def test_a_column_that_seems_to_be_a_field_is_not_passed_over(folder, column, value, said):
+    plain = {"question": "How many?", "answer": 3}
+    with pytest.raises(ValueError) as stopped:
+        load(write(folder, [plain, {**plain, column: value}]))
+    assert f"table.jsonl, row 2, field {column!r}" in str(stopped.value) and said in str(stopped.value)
+
+
+def test_a_misspelt_answer_is_suggested(folder):
+    with pytest.raises(ValueError, match=r"row 1, field 'anwser': .* did you mean 'answer'\?"):
+        load(write(folder, [{"image": "images/0.png", "question": "How many?", "anwser": 3}]))
+
+
+def test_what_no_field_uses_is_said_and_kept(folder):
+    source = load(write(folder, [{**ROW, "images_count": 1, "answer_type": "number", "style": {"a": 1}}]))
+    assert source.unused == ["images_count", "answer_type", "style"]
+    assert "unused     'images_count', 'answer_type', 'style'" in source.describe()
+    assert source[0].meta == {"file": "table.jsonl", "row": 1, "images_count": 1, "answer_type": "number"}
+
+
+def test_a_field_can_be_said_to_have_no_column(folder):
+    source = load(write(folder, [{"question": "How many?", "answer": 3, "imgae": "images/0.png"}]), columns={"image": None})
+    assert source[0].images == () and source.unused == ["imgae"]
+
+
+def test_columns_may_have_capital_letters(folder):
+    (folder / "t.csv").write_text("Question,Answer,Image\nq?,1,images/0.png\n")
+    task = load(folder / "t.csv")[0]
+    assert task.answer == "1" and len(task.images) == 1
 
 
 def test_missing_and_empty_places(tmp_path):
