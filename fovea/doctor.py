@@ -41,11 +41,16 @@ def examine() -> dict[str, Any]:
         "device": _device(),
         "parts": parts,
         "torchvision": _torchvision(),
-        "browser": shutil.which("chromium") or shutil.which("google-chrome") or "",
+        "browser": browser(),
         "base_model": _base_model(),
         "processors": _processors(),
         "support": support.read(),
     }
+
+
+def browser() -> str:
+    """The program of an installed Chromium or Chrome, or ""."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
 
 
 def render(found: dict[str, Any]) -> str:
@@ -59,7 +64,7 @@ def render(found: dict[str, Any]) -> str:
             lines.append(f"  missing  {p['name']:14} {'':14} {p['use']}: {fix}   ({p['problem']})")
     lines += [
         "",
-        f"  browser  {found['browser'] or 'none; `make system` brings Chromium (only tests of the run page use it)'}",
+        f"  browser  {found['browser'] or 'none; `make system` brings Chromium (only tests of pages use it)'}",
         f"  torchvision  {found['torchvision']}",
         f"  tiny base model  {found['base_model']}",
         f"  pictures of  {', '.join(found['processors']) or 'no family'}",

@@ -14,11 +14,22 @@ from pathlib import Path
 
 import pytest
 
+from fovea import doctor
 from fovea.support import FAMILIES, FEATURES, LEVELS, known, read, table
+from tests.browser import Browser
 
 
 def pytest_addoption(parser):
     parser.addoption("--support", metavar="FILE", help="write the support table of the marked tests that ran to FILE")
+
+
+@pytest.fixture
+def browser(tmp_path_factory):
+    """A headless browser (tests/browser.py)."""
+    program = doctor.browser()
+    if not program:
+        pytest.skip("no Chromium; `make system` installs it")
+    return Browser(program, tmp_path_factory.mktemp("browser"))
 
 
 def pytest_configure(config):
