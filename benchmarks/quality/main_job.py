@@ -4,7 +4,8 @@
 
 Arms share base, tasks, seeds and compute. `rl` is the default recipe. `format` rewards exactly one answer tag and nothing else, `random`
 rewards by coin flip, `sft` imitates gold answers for as many seconds as `rl` trained. Every arm is measured on the same held-out tasks,
-1,000 for each family, greedily and sampled at temperature 1; the base also with pass@8. Each finished run is a file in `parts/`, so an
+1,000 for each family (`--control-per-family` for the arms that are not `rl`), greedily and sampled at temperature 1; the base also with
+pass@8. Each finished run is a file in `parts/`, so an
 interrupted benchmark goes on where it stopped; the table is `main_job.json`.
 """
 
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--control-seeds", type=int, nargs="+", help="seeds of the other arms; the same unless given")
     parser.add_argument("--per-family", type=int, default=1000)
+    parser.add_argument("--control-per-family", type=int, help="held-out tasks for the other arms; the same number unless given")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -39,11 +41,12 @@ def main() -> None:
         write(PARTS / f"main_job-{arm}-{seed}.json", result)
         return
     seeds = {a: options.seeds if a == "rl" else options.control_seeds or options.seeds for a in options.arms}
-    command = [sys.executable, __file__, "--threads", str(options.threads), "--per-family", str(options.per_family), "--one"]
+    tasks = {a: options.per_family if a in ("base", "rl") else options.control_per_family or options.per_family for a in ("base", *ARMS)}
+    command = [sys.executable, __file__, "--threads", str(options.threads)]
     others = [("base", 0)] + [(a, s) for a in options.arms if a != "sft" for s in seeds[a]]
     for part in (others, [("sft", s) for s in seeds.get("sft", ())]):
-        missing = [f"{a}:{s}" for a, s in part if not (PARTS / f"main_job-{a}-{s}.json").exists()]
-        run_parts(([*command, one] for one in missing), options.jobs)
+        missing = [(a, s) for a, s in part if not (PARTS / f"main_job-{a}-{s}.json").exists()]
+        run_parts(([*command, "--per-family", str(tasks[a]), "--one", f"{a}:{s}"] for a, s in missing), options.jobs)
     write(HERE / "main_job.json", table(options.seeds, seeds))
 
 
@@ -130,6 +133,7 @@ def table(seeds: list[int], arms: dict[str, list[int]]) -> dict[str, Any]:
                 "greedy": [r["greedy"] for r in rs],
                 "sampled": [r["sampled"] for r in rs],
                 "mean": statistics.fmean(r["greedy"] for r in rs),
+                "per_family": rs[0]["families"][FAMILIES[0]]["n"],
             }
             for a, rs in runs.items()
             if a != "rl" and rs

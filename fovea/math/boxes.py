@@ -174,7 +174,7 @@ def _hits(picture: Picture, threshold_K: Array) -> tuple[NDArray[np.bool_], Arra
     overlap_PG = iou(picture.box_P4[rank_P], picture.gold_G4)
     overlap_PG[[[a != b for b in picture.gold_label_G] for a in label_P] or np.zeros(overlap_PG.shape, bool)] = -1.0
     least_K1 = np.minimum(threshold_K, 1 - 1e-10)[:, None]
-    K, (P, G) = len(threshold_K), overlap_PG.shape
+    K, G = len(threshold_K), overlap_PG.shape[1]
     rival_PG = overlap_PG >= least_K1.min()
     alone_PG = rival_PG & (rival_PG.sum(1, keepdims=True) == 1) & (rival_PG.sum(0) == 1)
     hit_KP = np.where(alone_PG, overlap_PG, -1.0).max(1, initial=-1.0) >= least_K1  # what nobody else can take needs no order
