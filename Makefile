@@ -1,5 +1,6 @@
 # make demo   environment, install, then train the tiny vision-language model by reinforcement learning
 # make test   environment, install, then lint, types and tests
+# make docs   environment, install, then the documentation site in site/, every link checked
 # make system packages of the operating system that a few tests use (a browser); needs apt and, when not root, sudo
 #
 # TORCH names the torch to install; override it for another build, e.g.  make demo TORCH="torch==2.13.0"  or  TORCH=/path/to/torch.whl
@@ -10,7 +11,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test system lint clean
+.PHONY: demo test docs system lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fovea train --out runs/demo
@@ -20,6 +21,9 @@ test: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
+
+docs: $(VENV)/.docs
+	$(BIN)/python docs/build.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check --fix .
@@ -40,6 +44,10 @@ $(VENV)/.torch:
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml constraints.txt
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[math,data,tensorboard]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.torch pyproject.toml constraints.txt
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.torch pyproject.toml constraints.txt

@@ -12,7 +12,7 @@ import fovea
 from fovea.methods import METHODS
 from tests.docs.blocks import ROOT, Block, blocks_of, commands, run_command, run_page
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
