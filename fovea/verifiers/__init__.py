@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fovea.types import Task, Verifier
-from fovea.verifiers.answers import FACTORIES
+from fovea.verifiers import answers, detection
 from fovea.verifiers.core import FunctionVerifier, PerEpisode, Unscorable, as_score, function
 from fovea.verifiers.form import format, length, random
 from fovea.verifiers.mathematics import math
@@ -23,7 +23,8 @@ from fovea.verifiers.scorer import Scorer, TooManyUnscored
 from fovea.verifiers.weighted import Weighted, weighted
 
 VERIFIERS: dict[str, Callable[..., Verifier]] = {
-    **FACTORIES,
+    **answers.FACTORIES,
+    **detection.FACTORIES,
     "math": math,
     "format": format,
     "length": length,
