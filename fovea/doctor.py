@@ -9,7 +9,7 @@ import platform
 import shutil
 from typing import Any
 
-from fovea import support
+from fovea import sandbox, support
 
 PARTS: tuple[tuple[str, str, str], ...] = (
     ("torch", "", "tensors and training"),
@@ -26,6 +26,10 @@ PARTS: tuple[tuple[str, str, str], ...] = (
     ("peft", "lora", "adapters (LoRA)"),
     ("bitsandbytes", "gpu", "8-bit and paged optimizers, QLoRA"),
     ("trl", "bench", "the peer in `fovea bench step --vs trl`"),
+)
+PROTECTION = (
+    "no pickle and no remote code; images and rows have size limits; servers bind to this machine and ask for a token",
+    "your own files (--reward FILE.py:NAME, environments, sources, recipes) and installed packages run with all your rights",
 )
 MINIMUM = {"torch": (2, 9), "transformers": (5, 20)}
 
@@ -45,6 +49,8 @@ def examine() -> dict[str, Any]:
         "base_model": _base_model(),
         "processors": _processors(),
         "support": support.read(),
+        "sandbox": sandbox.problem(),
+        "protection": PROTECTION,
     }
 
 
@@ -69,12 +75,23 @@ def render(found: dict[str, Any]) -> str:
         f"  tiny base model  {found['base_model']}",
         f"  pictures of  {', '.join(found['processors']) or 'no family'}",
         f"  clips of  {', '.join(k for k, clips in found['processors'].items() if clips) or 'no family'}",
+        f"  programs of a model  {_sandbox(found['sandbox'])}",
+        f"  protected      {found['protection'][0]}",
+        f"  not protected  {found['protection'][1]}",
         "",
         *_support(found["support"]),
         "",
         "Everything the core needs is there." if found["ok"] else "The core cannot run: see the lines marked missing.",
     ]
     return "\n".join(lines)
+
+
+def _sandbox(problem: str) -> str:
+    return (
+        problem + "; verifiers that run programs are refused"
+        if problem
+        else "isolated: namespaces, limits, filtered system calls, no network"
+    )
 
 
 def _support(found: support.Table) -> list[str]:

@@ -19,6 +19,7 @@ from fovea.verifiers.core import FunctionVerifier, PerEpisode, Unscorable, as_sc
 from fovea.verifiers.form import format, length, random
 from fovea.verifiers.mathematics import math
 from fovea.verifiers.parse import extract_answer
+from fovea.verifiers.programs import program
 from fovea.verifiers.scorer import Scorer, TooManyUnscored
 from fovea.verifiers.weighted import Weighted, weighted
 
@@ -26,6 +27,7 @@ VERIFIERS: dict[str, Callable[..., Verifier]] = {
     **answers.FACTORIES,
     **detection.FACTORIES,
     "math": math,
+    "program": program,
     "format": format,
     "length": length,
     "random": random,
@@ -91,6 +93,7 @@ __all__ = [
     "function",
     "length",
     "math",
+    "program",
     "random",
     "resolve",
     "weighted",
