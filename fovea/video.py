@@ -9,6 +9,14 @@ from typing import Any
 
 from PIL import Image
 
+CONTAINERS = (
+    *("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "gif", "apng", "mpegts", "mpeg", "mpegvideo", "flv", "ogg"),
+    *("asf", "mjpeg", "h264", "hevc", "av1", "obu", "ivf", "m4v", "yuv4mpegpipe"),
+)
+"""FFmpeg's names of the file formats that are opened."""
+MAX_PIXELS = 89_478_485
+"""Largest frame, in pixels."""
+
 
 @dataclass(frozen=True)
 class Video:
@@ -65,13 +73,15 @@ class Stream:
 def probe(path: str | Path) -> Stream:
     """Read a file's header; frames are counted where the header does not say how many there are."""
     with _open(path) as container:
-        stream = container.streams.video[0]
-        total = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
-        if not total or not stream.average_rate:
-            raise ValueError(
-                f"{path}: found {total} frames at {stream.average_rate} per second; expected a clip (a still picture, perhaps)"
-            )
-        return Stream(total, float(stream.average_rate), (stream.width, stream.height))
+        try:
+            stream = container.streams.video[0]
+            total = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
+            rate, size = float(stream.average_rate or 0), (int(stream.width), int(stream.height))
+        except Exception as e:  # what a damaged file leads a decoder to
+            raise ValueError(f"{path}: found a video that cannot be read ({type(e).__name__}: {e}); the file is damaged") from e
+        if total <= 0 or rate <= 0:
+            raise ValueError(f"{path}: found {total} frames at {rate:g} per second; expected a clip (a still picture, perhaps)")
+        return Stream(total, rate, size)
 
 
 def read_frames(path: str | Path, indices: Sequence[int]) -> list[Image.Image]:
@@ -80,11 +90,13 @@ def read_frames(path: str | Path, indices: Sequence[int]) -> list[Image.Image]:
     with _open(path) as container:
         try:
             for i, frame in enumerate(container.decode(video=0)):
+                if frame.width * frame.height > MAX_PIXELS:
+                    raise ValueError(f"{frame.width} x {frame.height} pixels, at most {MAX_PIXELS} can be read")
                 if i in wanted:
                     found[i] = Image.fromarray(frame.to_ndarray(format="rgb24"))
                 if i >= max(wanted):
                     break
-        except _av().FFmpegError as e:
+        except Exception as e:  # what a damaged file leads a decoder to
             raise ValueError(f"{path}: frame {len(found)} of {len(wanted)} cannot be decoded ({e}); the file is damaged") from e
     if missing := sorted(wanted - set(found)):
         raise ValueError(
@@ -103,12 +115,15 @@ def existing(path: str | Path) -> Path:
 def _open(path: str | Path) -> Any:
     existing(path)
     try:
-        container = _av().open(str(path))
-    except _av().FFmpegError as e:
+        # an absolute path names no protocol, and a playlist that calls itself a video could name files and addresses of its own
+        options = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
+        container = _av().open(str(Path(path).resolve()), options=options)
+    except (_av().FFmpegError, ValueError) as e:
         raise ValueError(f"{path}: found no video that can be read ({e}); expected mp4, webm, mkv, avi, gif or the like") from e
     if not container.streams.video:
         container.close()
         raise ValueError(f"{path}: found no video stream; expected one (a sound file, perhaps)")
+    container.streams.video[0].codec_context.options = {"max_pixels": str(MAX_PIXELS)}
     return container
 
 

@@ -404,10 +404,7 @@ class _Reader:
     def _prompt(self, row: Row, images: int | None) -> tuple[dict[str, Any], ...]:
         value = self._cell(row, "prompt")
         if isinstance(value, str) and value.lstrip().startswith('[{"'):
-            try:
-                value = json.loads(value)
-            except ValueError:
-                raise _Problem("prompt", repr(value[:60]), "a question, or a JSON list of chat messages") from None
+            value = _parsed(value, "prompt", "a question, or a JSON list of chat messages")
         if value is None or value == "" or value == [] or (isinstance(value, str) and not value.strip()):
             raise _Problem("prompt", "nothing" if value is None else f"{value!r}, empty", "a question")
         messages = _messages(value)
@@ -431,10 +428,7 @@ class _Reader:
     def _options(self, row: Row) -> list[str]:
         value = self._cell(row, "options")
         if isinstance(value, str) and value.startswith("["):
-            try:
-                value = json.loads(value)
-            except ValueError:
-                raise _Problem("options", repr(value[:60]), "a list of texts") from None
+            value = _parsed(value, "options", "a list of texts")
         if isinstance(value, Mapping):
             value = list(value.values())
         if value is None or value == "":
@@ -479,13 +473,21 @@ class _Reader:
     def _params(self, row: Row) -> Mapping[str, Any]:
         value = self._cell(row, "params")
         if isinstance(value, str) and value:
-            try:
-                value = json.loads(value)
-            except ValueError:
-                raise _Problem("params", repr(value[:60]), "a JSON object") from None
+            value = _parsed(value, "params", "a JSON object")
         if value is not None and value != "" and not isinstance(value, Mapping):
             raise _Problem("params", f"{value!r:.60} ({type(value).__name__})", "a mapping of verifier parameters")
         return {k: v for k, v in (value or {}).items() if v is not None}
+
+
+def _parsed(text: str, name: str, expected: str) -> Any:
+    """JSON within a cell."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise _Problem(name, repr(text[:60]), expected) from None
+    if said := tables.unusable(value):
+        raise _Problem(name, *said)
+    return value
 
 
 def _messages(value: Any) -> list[dict[str, Any]]:

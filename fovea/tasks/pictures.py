@@ -21,6 +21,9 @@ from fovea.images import rgb
 MAX_PIXELS = 89_478_485
 """Pillow's own limit for a picture that is not suspected to be a decompression bomb."""
 
+MAX_DEPTH = 8
+"""Levels of lists and mappings around a picture."""
+
 _PILLOW = threading.Lock()
 
 
@@ -60,10 +63,15 @@ class Picture:
 
         image: Image.Image = self._open(max_pixels)
         try:
-            image.load()
-        except (OSError, SyntaxError, ValueError) as error:
-            raise BadImage(f"{self.name}, damaged or cut short ({error})", "a complete image file") from None
-        return rgb(ImageOps.exif_transpose(image))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of metadata that nothing here reads
+                image.load()
+                _small_enough(self.name, image, max_pixels)  # a container may hold another size than its header says
+                return rgb(ImageOps.exif_transpose(image))
+        except BadImage:
+            raise
+        except Exception as error:  # decoders raise whatever a damaged file leads them to
+            raise BadImage(f"{self.name}, damaged or cut short ({type(error).__name__}: {error})"[:200], "a complete image file") from None
 
     def _open(self, max_pixels: int) -> Image.Image:
         try:
@@ -79,14 +87,20 @@ class Picture:
             raise BadImage(f"{self.name!r}, no such file", "an image file in the data folder") from None
         except IsADirectoryError:
             raise BadImage(f"{self.name!r}, a folder", "an image file") from None
-        except (OSError, SyntaxError, ValueError) as error:
+        except Exception as error:  # decoders raise whatever a damaged file leads them to
             kind = "an empty file" if isinstance(self.place, Path) and self.place.stat().st_size == 0 else "not an image"
             raise BadImage(f"{self.name!r}, {kind} ({type(error).__name__})", "an image file") from None
-        width, height = image.size
-        if width * height > max_pixels:
-            found = f"{self.name!r}, {width} x {height} = {width * height / 1e6:.0f} megapixels"
-            raise BadImage(found, f"at most {max_pixels / 1e6:.0f} megapixels (max_pixels)")
+        if image.format == "EPS":
+            raise BadImage(f"{self.name!r}, a PostScript program, which another program would run", "an image file")
+        _small_enough(self.name, image, max_pixels)
         return image
+
+
+def _small_enough(name: str, image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        found = f"{name!r}, {width} x {height} = {width * height / 1e6:.0f} megapixels"
+        raise BadImage(found, f"at most {max_pixels / 1e6:.0f} megapixels (max_pixels)")
 
 
 def _ends_well(picture: Picture, picture_format: str) -> bool:
@@ -105,27 +119,32 @@ def _ends_well(picture: Picture, picture_format: str) -> bool:
 # -- from a cell to pictures ----------------------------------------------------------------------------------------------------
 
 
-def pictures_of(cell: Any, roots: list[Path]) -> list[Picture]:
+def pictures_of(cell: Any, roots: list[Path], depth: int = 0) -> list[Picture]:
     """The pictures that a cell names: a path, a data URI, encoded bytes, ``{"bytes", "path"}``, ``{"image": ...}``, or a list of these."""
     if cell is None or cell == "" or cell == []:
         return []
+    if depth > MAX_DEPTH:
+        raise BadImage(f"lists and mappings {depth} deep", f"at most {MAX_DEPTH}")
     if isinstance(cell, str) and cell.lstrip().startswith("["):
         import json
 
         try:
             cell = json.loads(cell)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise BadImage(repr(cell[:60]), "a path, or a JSON list of paths") from None
     if isinstance(cell, list | tuple):
-        return [p for one in cell for p in pictures_of(one, roots)]
+        return [p for one in cell for p in pictures_of(one, roots, depth + 1)]
     if callable(cell):
-        content = cell()
-        return [_lazy(p, cell, i) for i, p in enumerate(pictures_of(content, roots))]
+        try:
+            content = cell()
+        except Exception as error:
+            raise BadImage(f"a cell that cannot be read ({type(error).__name__}: {error})"[:200], "encoded bytes") from None
+        return [_lazy(p, cell, i) for i, p in enumerate(pictures_of(content, roots, depth + 1))]
     if isinstance(cell, dict):
         inner = next((cell[k] for k in ("bytes", "path", "image", "url") if cell.get(k) is not None), None)
         if inner is None:
             raise BadImage(f"a mapping with {', '.join(map(str, cell)) or 'nothing'}", "'bytes', 'path' or 'image'")
-        return pictures_of(inner, roots)
+        return pictures_of(inner, roots, depth + 1)
     if isinstance(cell, bytes):
         return [Picture(f"{len(cell)} bytes", lambda: cell)]
     if isinstance(cell, str):
@@ -154,14 +173,19 @@ def _from_text(text: str, roots: list[Path]) -> Picture:
         raise BadImage(f"{text[:80]!r}, an address", "a file in the data folder (remote images are not fetched)")
     if not roots:
         raise BadImage(f"{text[:80]!r}, a path without a folder to start from", "embedded images, or load(..., images=FOLDER)")
-    for root in roots:
-        file = (root / text).resolve()
-        if not file.is_relative_to(root.resolve()):
-            raise BadImage(f"{text!r}, outside the data folder", "a path inside it (or load(..., images=FOLDER))")
-        if file.is_file():
-            return Picture(text, file)
-    kind = "a folder" if (roots[0] / text).is_dir() else "no such file"
-    raise BadImage(f"{text!r}, {kind}", f"an image file under {' or '.join(dict.fromkeys(r.name + '/' for r in roots))}")
+    try:
+        for root in roots:
+            file = (root / text).resolve()
+            if not file.is_relative_to(root.resolve()):
+                raise BadImage(f"{text[:200]!r}, outside the data folder", "a path inside it (or load(..., images=FOLDER))")
+            if file.is_file():
+                return Picture(text, file)
+        kind = "a folder" if (roots[0] / text).is_dir() else "no such file"
+    except BadImage:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL in it, a loop of links
+        raise BadImage(f"{text[:80]!r}, no path ({type(error).__name__}: {error})"[:200], "an image file in the data folder") from None
+    raise BadImage(f"{text[:200]!r}, {kind}", f"an image file under {' or '.join(dict.fromkeys(r.name + '/' for r in roots))}")
 
 
 class Decoded:

@@ -7,6 +7,7 @@ Binary cells (embedded images) stay on disk until they are asked for. Reading ne
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections import OrderedDict
@@ -16,6 +17,12 @@ from pathlib import Path
 from typing import Any
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+MAX_ROW = 1 << 26
+"""Bytes of one row as it is read: a line, a CSV cell, an embedded image. Larger ones are more often a mistake than a picture."""
+MAX_DEPTH = 32
+"""Levels of lists and mappings within a row."""
+MAX_DIGITS = 300
+
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "heldout": ("heldout", "held-out", "held_out", "test", "validation", "valid", "val", "dev", "eval"),
@@ -124,6 +131,9 @@ def _jsonl(file: Path, name: str, records: Records) -> None:
     for number, line in enumerate(_text(file, name, records).split("\n"), 1):
         if not line.strip():
             continue
+        if len(line) > MAX_ROW:
+            records.bad.append(Bad(name, number, "(line)", f"{len(line)} characters", f"at most {MAX_ROW} in a row"))
+            continue
         try:
             _add(json.loads(line), name, number, records)
         except (ValueError, RecursionError) as error:
@@ -144,15 +154,43 @@ def _json(file: Path, name: str, records: Records) -> None:
 
 
 def _add(row: Any, name: str, number: int, records: Records) -> None:
-    if isinstance(row, dict):
-        records.rows.append(Row(name, number, row))
-    else:
+    if not isinstance(row, dict):
         records.bad.append(Bad(name, number, "(line)", f"a JSON {type(row).__name__}", "a JSON object"))
+        return
+    for column, value in row.items():
+        if said := unusable([column, value]):
+            records.bad.append(Bad(name, number, column.encode(errors="replace").decode(), *said))
+            return
+    records.rows.append(Row(name, number, row))
+
+
+def unusable(value: Any) -> tuple[str, str] | None:
+    """(found, expected) of a value that text files, tokenizers or arithmetic could not take later."""
+    level, depth = [value], 0
+    while level:
+        if depth > MAX_DEPTH:
+            return f"lists and mappings {depth} deep", f"at most {MAX_DEPTH}"
+        below: list[Any] = []
+        for x in level:
+            if isinstance(x, str):
+                if not x.isascii() and re.search("[\ud800-\udfff]", x):
+                    return f"{x[:60]!r}, half of a surrogate pair", "Unicode text"
+            elif isinstance(x, int) and abs(x) >= 10**MAX_DIGITS:
+                return "a number too large for arithmetic", f"at most {MAX_DIGITS} digits"
+            elif isinstance(x, bytes) and len(x) > MAX_ROW:
+                return f"{len(x)} bytes", f"at most {MAX_ROW} in a row"
+            elif isinstance(x, dict):
+                below += [*x, *x.values()]
+            elif isinstance(x, list | tuple):
+                below += x
+        level, depth = below, depth + 1
+    return None
 
 
 def _csv(file: Path, name: str, records: Records) -> None:
-    text = _text(file, name, records)
-    reader = csv.reader(text.splitlines(keepends=True), delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True)
+    csv.field_size_limit(MAX_ROW)
+    text = io.StringIO(_text(file, name, records), newline="")
+    reader = csv.reader(text, delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True)
     header: list[str] | None = None
     try:
         for cells in reader:
@@ -160,10 +198,12 @@ def _csv(file: Path, name: str, records: Records) -> None:
                 continue
             if header is None:
                 header = [c.strip() for c in cells]
+                for c in {c for c in header if header.count(c) > 1}:
+                    records.bad.append(Bad(name, reader.line_num, c, "two columns of this name", "one"))
             elif len(cells) != len(header):
                 records.bad.append(Bad(name, reader.line_num, "(line)", f"{len(cells)} cells", f"{len(header)} cells as in the header"))
             else:
-                records.rows.append(Row(name, reader.line_num, dict(zip(header, cells, strict=True))))
+                _add(dict(zip(header, cells, strict=True)), name, reader.line_num, records)
     except csv.Error as error:
         records.bad.append(Bad(name, reader.line_num, "(line)", str(error), "comma-separated text with balanced quotes"))
 
@@ -199,19 +239,29 @@ def _parquet(file: Path, name: str, records: Records) -> None:
     pq = _need("pyarrow.parquet", "data", f"reading {name}")
     try:
         parquet = pq.ParquetFile(file)
+        lazy = [f.name for f in parquet.schema_arrow if "binary" in str(f.type)]
     except Exception as error:
-        records.bad.append(Bad(name, 1, "(file)", f"{type(error).__name__}: {error}"[:160], "a Parquet file"))
+        records.bad.append(Bad(name, 1, "(file)", _said(error), "a Parquet file"))
         return
-    lazy = [f.name for f in parquet.schema_arrow if "binary" in str(f.type)]
     eager = [f.name for f in parquet.schema_arrow if f.name not in lazy]
     groups, number = _Groups(parquet), 0
     for g in range(parquet.num_row_groups):
         count = parquet.metadata.row_group(g).num_rows
-        values = parquet.read_row_group(g, columns=eager).to_pylist() if eager else [{} for _ in range(count)]
-        for i in range(count):
-            number += 1
+        try:
+            values = parquet.read_row_group(g, columns=eager).to_pylist() if eager else [{} for _ in range(count)]
+        except Exception as error:
+            records.bad.append(
+                Bad(name, number + 1, "(rows)", f"rows {number + 1} to {number + count}: {_said(error)}", "rows that decode")
+            )
+            values = []
+        for i, row in enumerate(values):
             cells = {c: (lambda g=g, c=c, i=i: groups.cell(g, c, i)) for c in lazy}
-            records.rows.append(Row(name, number, {**values[i], **cells}))
+            _add({**row, **cells}, name, number + i + 1, records)
+        number += count
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:160]
 
 
 def _read_datasets(where: Path | str, split: str | None) -> Records:

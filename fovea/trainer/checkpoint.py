@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from fovea.trainer.distributed import ALONE, Team, like
@@ -116,15 +117,24 @@ def read(path: Path) -> Checkpoint:
       CheckpointError: a missing, truncated or altered file.
     """
     try:
-        state = json.loads((path / STATE).read_text())
+        state = json.loads((path / STATE).read_text(encoding="utf-8"))
         files = dict(state["files"])
-    except (OSError, ValueError, KeyError, TypeError) as e:
+        step = state["step"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise CheckpointError(f"{path / STATE}: found {type(e).__name__} ({e}), expected the JSON that fovea writes") from e
+    if not isinstance(step, int) or step < 0 or not all(isinstance(x, str) and "\0" not in x for pair in files.items() for x in pair):
+        raise CheckpointError(
+            f"{path / STATE}: found step {step!r:.40} and files {files!r:.80}, expected a number and a hash for each file"
+        )
     for name, expected in files.items():
-        inside = (path / name).resolve()
+        try:
+            inside = (path / name).resolve()
+            there = inside.is_file()
+        except (OSError, ValueError, RuntimeError) as e:  # a name too long, half of a surrogate pair, a loop of links
+            raise CheckpointError(f"{path / STATE}: file {name!r:.80} is no path ({e})") from e
         if path.resolve() not in inside.parents:
-            raise CheckpointError(f"{path / STATE}: file {name!r} lies outside the checkpoint")
-        if not inside.is_file():
+            raise CheckpointError(f"{path / STATE}: file {name!r:.80} lies outside the checkpoint")
+        if not there:
             raise CheckpointError(f"{path / name}: missing")
         found = sha256(inside)
         if found != expected:
@@ -134,7 +144,10 @@ def read(path: Path) -> Checkpoint:
 
 def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
     """Put the saved moments back, parameter by parameter in order."""
-    saved = load_file(checkpoint.path / OPTIMIZER)
+    try:
+        saved = load_file(checkpoint.path / OPTIMIZER)
+    except (SafetensorError, OSError) as e:
+        raise CheckpointError(f"{checkpoint.path / OPTIMIZER}: found {type(e).__name__} ({e}), expected safetensors") from e
     params = [p for g in optimizer.param_groups for p in g["params"]]
     masters = hasattr(optimizer, "masters")
     if hasattr(optimizer, "init_state"):

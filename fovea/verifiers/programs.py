@@ -10,6 +10,7 @@ from fovea.types import Context, Episode, Verifier
 from fovea.verifiers.core import PerEpisode, Unscorable
 from fovea.verifiers.parse import parse_number
 
+NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?")
 MAX_CODE = 100_000
 """Characters; a longer program is not run."""
 
@@ -56,9 +57,7 @@ def same(said: str, gold: str) -> bool:
     said, gold = " ".join(said.split()), " ".join(gold.split())
     if said == gold:
         return True
-    try:
-        float(said), float(gold)
-    except ValueError:
+    if any(NUMBER.fullmatch(x) is None for x in (said, gold)):
         return False
     a, b = parse_number(said), parse_number(gold)
     return a is not None and a == b

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fovea import methods
+from fovea import methods, sandbox
 from fovea.batch import Needs
 from fovea.checks import (
     ContractError,
@@ -46,10 +46,17 @@ GOLD = {"choice": LETTER, "number": NUMBER, "box_iou": BOX, "point_in_box": BOX,
 PARAMS = {"length": {"unit": "chars", "max": 9}, "weighted": {"parts": {"right": (1.0, "exact"), "form": (0.1, "format")}}}
 
 
-@pytest.mark.parametrize("name", [n for n in VERIFIERS if n != "math"])
+@pytest.mark.parametrize("name", [n for n in VERIFIERS if n not in ("math", "program")])
 def test_built_in_verifiers(name):
     task = dataclasses.replace(GOLD.get(name, WORD), verifier=name, params=PARAMS.get(name, {}))
     assert len(check_verifier(name, task)) == 10
+
+
+@pytest.mark.skipif(bool(sandbox.problem()), reason=sandbox.problem() or "-")
+def test_the_program_verifier():
+    gold = f"\n```python\nprint({WORD.answer!r})\n```\n"
+    task = dataclasses.replace(WORD, verifier="program", meta={"gold": gold})
+    assert len(check_verifier("program", task, seconds=60)) == 10
 
 
 def test_the_math_verifier():
