@@ -33,6 +33,7 @@ NAV: dict[str, Sequence[str]] = {
         "data.md",
         "pictures.md",
         "verifiers.md",
+        "sandbox.md",
         "environments.md",
         "models.md",
         "remote.md",
