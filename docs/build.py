@@ -10,6 +10,7 @@ way to pages of its own where there are such. Nothing is fetched, neither while 
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import json
 import os
 import re
@@ -21,6 +22,9 @@ from pathlib import Path
 from posixpath import normpath, relpath
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+from pages import made as made_pages
+from pages import replaced
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"(?<=\]\()([^)\s]+)(?=\))")
@@ -41,9 +45,9 @@ NAV: dict[str, Sequence[str]] = {
         "memory.md",
         "share.md",
     ),
-    "Methods": ("methods.md",),
-    "Evidence": ("ledger.md", "systems.md"),
-    "Reference": ("recipes.md", "metrics.md", "api.md", "engine.md"),
+    "Methods": ("methods.md", "methods/*"),
+    "Evidence": ("ledger.md", "systems.md", "papers.md"),
+    "Reference": ("recipes.md", "metrics.md", "api.md", "engine.md", "reference/*"),
     "Help": ("troubleshooting.md", "design.md", "contributing.md", "changes.md"),
 }
 """Parts of the menu and their pages; its title there is its first heading, or in SHORT."""
@@ -82,6 +86,7 @@ def collect(root: Path, stage: Path) -> list[str]:
     """Write every page and file of the site to `stage`/pages and its settings beside; returns what is wrong with the menu."""
     pages = stage / "pages"
     made = {str(f.relative_to(root / "docs")): f.read_text(encoding="utf-8") for f in sorted((root / "docs").rglob("*.md"))}
+    made = {page: replaced(page, text) for page, text in made.items()} | made_pages(root)
     made |= {page: rerooted((root / name).read_text(encoding="utf-8")) for name, page in ELSEWHERE.items()}
     while todo := [(page, text) for page, text in made.items() if not (pages / page).exists()]:
         for page, text in todo:
@@ -132,7 +137,8 @@ def write(file: Path, text: str) -> None:
 def navigation(made: Mapping[str, str]) -> tuple[list[dict[str, list[dict[str, str]]]], list[str]]:
     """The menu, and what is wrong with it. Pages it does not name are put under "More"."""
     titles = {page: re.search(r"^# (.+)$", text, re.MULTILINE) for page, text in made.items()}
-    named = [page for part in NAV.values() for page in part]
+    parts = {title: [p for name in part for p in (fnmatch.filter(made, name) if "*" in name else [name])] for title, part in NAV.items()}
+    named = [page for part in parts.values() for page in part]
     more = [page for page in made if page not in named]
     problems = [f"docs/build.py, NAV: {page} is no page of the site" for page in named if page not in made]
     problems += [f"docs/{page} is in no part of the menu; add it to NAV in docs/build.py" for page in more if not page.startswith("files/")]
@@ -141,7 +147,7 @@ def navigation(made: Mapping[str, str]) -> tuple[list[dict[str, list[dict[str, s
     def entries(part: Sequence[str]) -> list[dict[str, str]]:
         return [{SHORT.get(page) or (t[1].strip() if (t := titles[page]) else page): page} for page in part if page in made]
 
-    menu = [{title: entries(part)} for title, part in NAV.items()]
+    menu = [{title: entries(part)} for title, part in parts.items()]
     shown = [page for page in more if not page.startswith("files/")]
     return menu + ([{"More": entries(shown)}] if shown else []), problems
 

@@ -221,7 +221,7 @@ def memory_table(root: Path) -> str:
         return NOT_YET
     rows = [(name, *(f"{c[k]:.0f}" for k in ("estimate_mb", "measured_mb")), f"{c['error']:+.1%}") for name, c in found["cases"].items()]
     said = f"{found['what']} Peak of resident memory over base, in MB; the estimate is that of `--dry-run`."
-    return "\n".join([said, "", table(("", "estimate", "measured", "error"), rows), "", origin(ESTIMATE, found).replace("](", "](../")])
+    return "\n".join([said, "", table(("", "estimate", "measured", "error"), rows), "", origin(f"../{ESTIMATE}", found)])
 
 
 def origin(name: str, found: dict[str, Any]) -> str:
@@ -257,20 +257,12 @@ def systems(root: Path) -> str:
     from fovea.methods import METHODS
     from fovea.systems import STATES, load
 
-    learns, worked, rows = learning_tests(root), worked_numbers(root), ledger_rows(root)
-    main_job = read(root, MAIN_JOB)
+    rows, shown = ledger_rows(root), evidence(root)
     lines = []
     for name in METHODS:
         title, _, rest = header(name)[0].partition(" — ")
         paper = re.search(r"arXiv \d{4}\.\d{5}", rest or title)
-        shown = []
-        if name in worked:
-            shown.append("worked numbers")
-        if learns.get(name):
-            shown.append("learns: " + ", ".join(learns[name]))
-        if name == "grpo" and main_job and main_job.get("after"):
-            shown.append(f"main job {statistics.fmean(main_job['before']):.2f} → {statistics.fmean(main_job['after']):.2f}")
-        said = "; ".join(shown) or "written, not yet tested"
+        said = shown[name] or "written, not yet tested"
         lines.append((f"`{name}`", paper[0] if paper else "", CHANGES[name], said, judged(rows.get(name))))
     out = [table(("method", "paper", "what it changes", "what is shown by tests", "claim, measured"), lines), ""]
     known = load()
@@ -282,6 +274,22 @@ def systems(root: Path) -> str:
     said = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
     out += [f"{len(known)} published systems are registered ([docs/systems.md](docs/systems.md)): {said}.", ""]
     return "\n".join([*out, table(("system", "paper", "what it is", "claim, measured"), begun)])
+
+
+def evidence(root: Path) -> dict[str, str]:
+    """Method -> what tests and the benchmark of the main job show about it; empty where there is nothing."""
+    from fovea.methods import METHODS
+
+    learns, worked, main_job = learning_tests(root), worked_numbers(root), read(root, MAIN_JOB)
+    out = {}
+    for name in METHODS:
+        shown = ["worked numbers"] if name in worked else []
+        if learns.get(name):
+            shown.append("learns: " + ", ".join(learns[name]))
+        if name == "grpo" and main_job and main_job.get("after"):
+            shown.append(f"main job {statistics.fmean(main_job['before']):.2f} → {statistics.fmean(main_job['after']):.2f}")
+        out[name] = "; ".join(shown)
+    return out
 
 
 def ledger_rows(root: Path) -> dict[str, dict[str, Any]]:
@@ -338,32 +346,28 @@ def registry_table(root: Path) -> str:
 def claims(root: Path) -> str:
     """Every claim with its arms, and its row where it was measured."""
     from fovea.ledger.claim import claimed
+
+    return "\n".join(f"### {slug}\n\n{claim(root, slug)}\n" for slug in claimed())
+
+
+def claim(root: Path, slug: str) -> str:
+    """One claim as of a page in docs/."""
     from fovea.ledger.claim import read as read_claim
     from fovea.ledger.reproduce import metric_name
 
-    rows, out = ledger_rows(root), []
-    for slug in claimed():
-        _, claim, _ = read_claim(slug)
-        out += [f"### {slug}", "", claim.says, ""]
-        than = (
-            f"as good as `{claim.baseline}` within"
-            if claim.test == "as good as"
-            else f"{claim.direction} than `{claim.baseline}` by at least"
-        )
-        out += [
-            f"Expected: {metric_name(claim)} of `{claim.method}` {than} {claim.margin:g}, {claim.seeds} seeds. Tuning: {claim.tuning}.",
-            "",
-        ]
-        if slug not in rows:
-            out += [f"Not measured yet: `fovea reproduce {slug}`.", ""]
-            continue
-        row = rows[slug]
-        arms = [(f"`{a}`", ", ".join(f"{v:.3f}" for v in x["values"]), outcome_of(x, a, row)) for a, x in row["arms"].items()]
-        out += [table(("arm", "every seed", f"less `{row['baseline']}`, 95 %"), arms), ""]
-        out += [f"Control {row['control']}; effect {outcome_of(row)}: **{row['verdict']}**. {len(row['trials'])} counted.", ""]
-        out += [f"* {note}" for note in row["notes"]] + [origin(f"{LEDGER}/{slug}.json", row), ""]
-        if (root / f"docs/images/ledger/{slug}.svg").is_file():
-            out += [f"![{slug}: every arm over training and at its end](images/ledger/{slug}.svg)", ""]
+    _, said, _ = read_claim(slug)
+    than = f"as good as `{said.baseline}` within" if said.test == "as good as" else f"{said.direction} than `{said.baseline}` by at least"
+    out = [said.says, ""]
+    out += [f"Expected: {metric_name(said)} of `{said.method}` {than} {said.margin:g}, {said.seeds} seeds. Tuning: {said.tuning}.", ""]
+    row = ledger_rows(root).get(slug)
+    if row is None:
+        return "\n".join([*out, f"Not measured yet: `fovea reproduce {slug}`."])
+    arms = [(f"`{a}`", ", ".join(f"{v:.3f}" for v in x["values"]), outcome_of(x, a, row)) for a, x in row["arms"].items()]
+    out += [table(("arm", "every seed", f"less `{row['baseline']}`, 95 %"), arms), ""]
+    out += [f"Control {row['control']}; effect {outcome_of(row)}: **{row['verdict']}**. {len(row['trials'])} counted.", ""]
+    out += [*(f"* {note}" for note in row["notes"]), origin(f"../{LEDGER}/{slug}.json", row)]
+    if (root / f"docs/images/ledger/{slug}.svg").is_file():
+        out += ["", f"![{slug}: every arm over training and at its end](images/ledger/{slug}.svg)"]
     return "\n".join(out)
 
 

@@ -1,25 +1,13 @@
 """The site builds without a warning, every link of it leads somewhere, and no page loads anything from a network."""
 
-import importlib.util
 import re
-import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.site.load import ROOT, module
 
-
-def module(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
-    found = importlib.util.module_from_spec(spec)
-    sys.modules[name] = found
-    spec.loader.exec_module(found)
-    return found
-
-
-build = module("build")
+build, pages_made = module("build"), module("pages")
 
 LOADED = {("script", "src"), ("img", "src"), ("link", "href"), ("iframe", "src"), ("source", "src"), ("video", "src"), ("object", "data")}
 
@@ -108,3 +96,30 @@ def test_links_out_of_docs_lead_to_copies(tmp_path):
     assert "[it](files/examples/loop.md), [up](overview.md#limits), [there](data.md)" in out
     assert "[x](../README.md)" in out
     assert made["files/examples/loop.md"].startswith("# loop.py\n\n```python\n")
+
+
+def test_a_method_has_its_page(site):
+    from fovea.methods import METHODS
+
+    for name in METHODS:
+        text = (site / "methods" / f"{name}.html").read_text(encoding="utf-8")
+        assert "<math" in text, name
+        for part in ("What is computed", "Departures from the paper", "Fields", "What is shown", "The file"):
+            assert part in text, f"{name}: {part}"
+    assert re.search("Not measured yet|Control (behaves|fails)", (site / "methods/dapo.html").read_text(encoding="utf-8"))
+
+
+def test_commands_of_made_pages_name_recipes_that_exist():
+    from fovea import recipes
+
+    for page, text in pages_made.made(ROOT).items():
+        for name in re.findall(r"fovea train ([a-z]\S*)", text):
+            assert name in recipes.names(), f"{page}: {name}"
+
+
+def test_every_field_of_a_method_is_explained():
+    from fovea import methods
+
+    for name in methods.METHODS:
+        said = pages_made.attributes(methods.get(name))
+        assert all(said.get(f) for f in methods.get(name).__dataclass_fields__), f"{name}: {said}"
