@@ -21,6 +21,8 @@ fovea: reinforcement learning of models that see
   fovea export MODEL --merged FOLDER         whole weights with adapters folded in  [--adapter FOLDER]
   fovea push MODEL OWNER/NAME                upload a model with its card to a hub  [--dry-run]
   fovea serve MODEL [--port 8000]            a generation server, for `fovea train --engine http://...` and OpenAI clients
+  fovea view RUN [RUN ...]                   the run page, live while runs go on, several compared  [--save FILE]
+  fovea compare RUN_A RUN_B [--json]         where runs ended, with intervals, how long they took, which settings differ
   fovea reproduce SLUG [--quick]             a method against its baseline: several seeds, a verdict, a row of the ledger  [--all --status]
   fovea list [recipes|methods|verifiers|tasks|taxonomy]   what there is  [--tag R.ft] [--json]
   fovea check FILE.py:NAME                   contract checks for your own verifier, environment, source, method, policy
@@ -219,6 +221,43 @@ def serve(args: list[str]) -> int:
     return 0
 
 
+def view(args: list[str]) -> int:
+    parser = _parser("view", "Serve the page of one or several runs until Ctrl-C: curves, what the policy saw and said, the machine.")
+    parser.add_argument("runs", nargs="+", help="run folders; several are compared")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=0, help="default: a free one")
+    parser.add_argument("--token", default="", help='what the address must hold; default FOVEA_TOKEN or a new one; "none" asks for none')
+    parser.add_argument("--open", action="store_true", help="open the page in this machine's browser")
+    parser.add_argument(
+        "--save", metavar="FILE", help="write the page to a file that opens without a network, with a sample of the answers"
+    )
+    options = parser.parse_args(args)
+    from fovea.report import view as viewer
+
+    if options.save:
+        print(f"wrote {viewer.save(options.runs, options.save)}")
+        return 0
+    viewer.view(options.runs, options.host, options.port, options.token, options.open)
+    return 0
+
+
+def compare(args: list[str]) -> int:
+    parser = _parser("compare", "Runs side by side: final numbers with 95 % intervals, time, and the settings that differ.")
+    parser.add_argument("runs", nargs="+", help="run folders, two or more")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(args)
+    from fovea.report import compare as sides
+    from fovea.report.view import opened
+
+    if len(options.runs) < 2:
+        parser.error(f"found one run, {options.runs[0]}; expected two or more")
+    found = sides.compare(readers := opened(options.runs))
+    for problem in (p for r in readers for p in r.problems):
+        print(f"fovea: {problem}", file=sys.stderr)
+    print(json.dumps(found, default=str) if options.json else sides.table(found))
+    return 0
+
+
 def listing(args: list[str]) -> int:
     from fovea.registry import KINDS, registry
 
@@ -338,6 +377,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "push": push,
     "reproduce": reproduce,
     "serve": serve,
+    "view": view,
+    "compare": compare,
     "list": listing,
     "check": check,
     "bench": bench,

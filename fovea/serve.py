@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import os
 import secrets
-import signal
 import tempfile
 import threading
 import time
@@ -28,13 +26,12 @@ from typing import Any
 from PIL import Image
 
 from fovea.rollout.engine import Call, Engine, Rollout, Units
-from fovea.rollout.http import Refused, Request, listen
+from fovea.rollout.http import TOKEN_ENV, Refused, Request, same, secret, until_stopped
 from fovea.rollout.sampling import Sampling, address
 from fovea.rollout.wire import BANNED
 from fovea.tasks.pictures import pictures_of
 from fovea.types import Context, Message, Prefix, Task
 
-TOKEN_ENV = "FOVEA_TOKEN"
 QUIET_S, SETTLE_S = 0.005, 0.1  # an idle server waits until nothing more has arrived for so long, and at most so long
 MASK64 = 2**64 - 1
 
@@ -247,7 +244,7 @@ class App:
             known = ", ".join(f"{m} {p}" for m, p in self.routes if p == request.path)
             raise Refused(405 if known else 404, f"no route {request.method} {request.path}" + (f"; there is {known}" if known else ""))
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if self.token and request.path != "/health" and not hmac.compare_digest(given.encode(), self.token.encode()):
+        if request.path != "/health" and not same(given, self.token):
             raise Refused(401, "the token is missing or wrong; expected the header 'Authorization: Bearer TOKEN'")
 
     async def handle(self, request: Request) -> Any:
@@ -518,31 +515,12 @@ def picture(url: str) -> Image.Image:
 # -- the process --------------------------------------------------------------------------------------------------------------
 
 
-def secret(token: str, host: str) -> str:
-    """The token to ask for: the given one, that of the environment, or a new one; "none" asks for none, on this machine only.
-
-    Raises:
-      ValueError: no token for an address that other machines reach.
-    """
-    if token == "none":
-        if host not in ("127.0.0.1", "localhost", "::1"):
-            raise ValueError(f"--token none with --host {host}: other machines could use and change this model; expected a token")
-        return ""
-    return token or os.environ.get(TOKEN_ENV, "") or secrets.token_urlsafe(16)
-
-
 async def run(app: App, host: str, port: int, said: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM, then end what runs and close."""
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     app.generator.thread.start()
-    server = await listen(app.handle, host, port, app.admit)
     try:
-        said(f"serving {app.name} at http://{host}:{server.sockets[0].getsockname()[1]}")
-        await stop.wait()
+        await until_stopped(app.handle, host, port, app.admit, lambda address: said(f"serving {app.name} at {address}"))
     finally:
-        server.close()
         app.generator.close()
 
 
@@ -559,7 +537,7 @@ def serve(
     """
     from fovea.api import load_policy
 
-    expected = secret(token, host)
+    expected = secret(token, host, "use and change this model")
     policy = load_policy(model, device=device, dtype=dtype)
     if policy.model.adapters:  # trainers send whole weights
         with tempfile.TemporaryDirectory() as folder:

@@ -213,9 +213,10 @@ class RunFolder:
     def write_report(self) -> Path:
         """Write `report.html` from what is in the folder."""
         from fovea.report.page import render
+        from fovea.report.records import Reader
 
         file = self.path / "report.html"
-        write_text(file, render(self))
+        write_text(file, render([Reader(self.path)]))
         return file
 
     def _group_record(self, step: int, group: Group, policy: Any, advantages: Mapping[int, list[float]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The little of HTTP/1.1 that the remote engine and `fovea serve` need: JSON both ways, one exchange per connection.
+"""The little of HTTP/1.1 that the remote engine, `fovea serve` and `fovea view` need: JSON both ways, one exchange per connection.
 
 Left out: keep-alive, streaming, redirects, compression. A connection per exchange costs a fraction of a millisecond beside an answer, and
 a dead server cannot leave half-used connections behind.
@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import json
+import os
+import secrets
+import signal
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+TOKEN_ENV = "FOVEA_TOKEN"
 HEAD_BYTES = 1 << 16
 BODY_BYTES = 1 << 30
 CONNECT_S, READ_S = 5.0, 300.0
@@ -52,6 +57,16 @@ class Refused(Exception):
     def __init__(self, status: int, message: str):
         super().__init__(message)
         self.status = status
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer other than JSON."""
+
+    body: bytes
+    kind: str
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 Handler = Callable[[Request], Awaitable[Any]]
@@ -139,7 +154,7 @@ def _head(raw: bytes) -> tuple[str, dict[str, str]]:
 
 
 async def listen(handler: Handler, host: str, port: int, admit: Callable[[Request], None] | None = None) -> asyncio.Server:
-    """Answer requests with what `handler` returns, as JSON; `Refused` becomes an error status.
+    """Answer requests with what `handler` returns, as JSON unless it is a `Reply`; `Refused` becomes an error status.
 
     A handler is cancelled when its client goes away.
 
@@ -151,8 +166,8 @@ async def listen(handler: Handler, host: str, port: int, admit: Callable[[Reques
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             try:
                 status, payload = await _handle(handler, reader, admit)
-                body = json.dumps(payload).encode()
-                writer.write(_response(status, body))
+                reply = payload if isinstance(payload, Reply) else Reply(json.dumps(payload).encode(), "application/json", status)
+                writer.write(_response(reply))
                 await writer.drain()
             finally:
                 writer.close()
@@ -198,6 +213,43 @@ async def _read(reader: asyncio.StreamReader, admit: Callable[[Request], None] |
     return replace(request, body=await reader.readexactly(size))
 
 
-def _response(status: int, body: bytes) -> bytes:
-    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-    return f"{head}Connection: close\r\n\r\n".encode() + body
+def _response(reply: Reply) -> bytes:
+    lines = [f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}", f"Content-Type: {reply.kind}"]
+    lines += [f"Content-Length: {len(reply.body)}", "Connection: close", *(f"{name}: {value}" for name, value in reply.headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + reply.body
+
+
+# -- a server of this package ---------------------------------------------------------------------------------------------------
+
+
+def secret(token: str, host: str, harm: str) -> str:
+    """The token to ask for: the given one, that of the environment, or a new one; "none" asks for none, on this machine only.
+
+    Args:
+      harm: what other machines could do without one, for the error.
+    Raises:
+      ValueError: no token for an address that other machines reach.
+    """
+    if token == "none":
+        if host not in ("127.0.0.1", "localhost", "::1"):
+            raise ValueError(f"--token none with --host {host}: other machines could {harm}; expected a token")
+        return ""
+    return token or os.environ.get(TOKEN_ENV, "") or secrets.token_urlsafe(16)
+
+
+def same(given: str, token: str) -> bool:
+    """Whether a client holds the token; takes the same time whatever it sent."""
+    return not token or hmac.compare_digest(given.encode(), token.encode())
+
+
+async def until_stopped(handler: Handler, host: str, port: int, admit: Callable[[Request], None], started: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM; `started` gets the address once the server listens."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    server = await listen(handler, host, port, admit)
+    try:
+        started(f"http://{f'[{host}]' if ':' in host else host}:{server.sockets[0].getsockname()[1]}")
+        await stop.wait()
+    finally:
+        server.close()

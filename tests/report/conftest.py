@@ -1,5 +1,7 @@
 import pytest
 
+from fovea import doctor
+
 from tests.report import fake_run
 
 
@@ -7,3 +9,29 @@ from tests.report import fake_run
 def finished(tmp_path_factory):
     """A small finished run with its page; tests must not change it."""
     return fake_run.write(tmp_path_factory.mktemp("run"), steps=8, eval_every=4, rollout_every=4, tasks=10, group_size=3)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Chromium, driven by Playwright: for what must be clicked, waited for, or measured."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright; the extra test brings it")
+    program = doctor.browser()
+    if not program:
+        pytest.skip("no Chromium; `make system` installs it")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(chromium):
+    """An empty tab; errors of the page fail the test."""
+    page = chromium.new_page(viewport={"width": 1280, "height": 900})
+    faults = []
+    page.on("pageerror", lambda e: faults.append(str(e)))
+    page.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
+    page.faults = faults
+    yield page
+    page.close()
+    assert not faults
