@@ -1,7 +1,6 @@
 import pytest
 
 from fovea import doctor
-
 from tests.report import fake_run
 
 

@@ -49,9 +49,13 @@ function interval(p, n) {
   return [Math.max(0, centre - half), Math.min(1, centre + half)];
 }
 
+const TAG = /(<\/?[\w|]+>)/, WORD = /<\/?[\w|]+>|\s+|[^\s<>]+|[<>]/g;
+// A text whose tags stand back behind what they hold.
+const tagged = (text) => text.split(TAG).map((part, i) => (i % 2 ? h("span", { class: "markup" }, part) : part));
+
 // Words of `a` and `b` with whether both have them, in order: longest common subsequence, for texts of sensible length.
 function difference(a, b) {
-  const A = a.match(/\s+|[^\s<>]+|[<>]/g) || [], B = b.match(/\s+|[^\s<>]+|[<>]/g) || [];
+  const A = a.match(WORD) || [], B = b.match(WORD) || [];
   if (A.length * B.length > 4e6) return [[[a, false]], [[b, false]]];
   const L = Array.from({ length: A.length + 1 }, () => new Uint16Array(B.length + 1));
   for (let i = A.length - 1; i >= 0; i--)

@@ -53,4 +53,4 @@ function journey(history, update) {
 }
 
 const said = (g, words, kind) => h("div", { class: "said " + verdictOf(g.episodes[0]) }, h("b", null, "step " + whole(g.step)),
-  h("p", null, words.length ? words.map(([text, both]) => (both ? text : h(kind === "new" ? "ins" : "del", null, text))) : h("em", null, "(nothing)")));
+  h("p", null, words.length ? words.map(([text, both]) => (both ? tagged(text) : h(kind === "new" ? "ins" : "del", null, tagged(text)))) : h("em", null, "(nothing)")));

@@ -58,7 +58,7 @@ function rolloutSection() {
   }
 
   function go(i) {
-    if (!browser.found.length) { browser.at = -1; browser.key = ""; show(detail, h("p", { class: "empty" }, SERVED && !RUNS.some((r) => r.revision) ? "…" : "No group matches.")); place.textContent = ""; return drawList(); }
+    if (!browser.found.length) { browser.at = -1; browser.key = ""; show(detail, h("p", { class: "empty" }, SERVED && !RUNS.some((r) => r.revision) ? "…" : "No group matches.")); place.textContent = "0 of 0"; return drawList(); }
     browser.at = Math.min(browser.found.length - 1, Math.max(0, i));
     const g = browser.found[browser.at];
     const fresh = browser.key !== g.key;
@@ -212,7 +212,7 @@ function shape(numbers, kind, episode) {
   return svg("path", { class: "place " + (numbers.length === 2 ? "point " : "") + kind, ...data, d: numbers.length === 2 ? "M" + x + " " + y + "h0" : "M" + x + " " + y + "H" + x2 + "V" + y2 + "H" + x + "Z" });
 }
 
-const placesKey = (rec) => (rec.places && rec.places.true.length ? h("p", { class: "places" }, h("i", { class: "true" }), "expected ", h("i", { class: "right" }), "right ", h("i", { class: "wrong" }), "wrong") : null);
+const placesKey = (rec) => (rec.places && rec.places.true.length ? h("p", { class: "places" }, [["true", "expected"], ["right", "right"], ["wrong", "wrong"]].map(([kind, word]) => h("span", null, h("i", { class: kind }), word))) : null);
 
 function question(prompt) {
   const spoken = prompt.map((m) => [m.role, parts(m).filter((p) => p.type === "text").map((p) => p.text).join(" ").trim()]).filter(([, t]) => t);
