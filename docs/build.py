@@ -33,11 +33,13 @@ COMMENT = re.compile(r"^<!-- .*? -->$", re.MULTILINE)
 
 NAV: dict[str, Sequence[str]] = {
     "Start": ("index.md", "start.md", "overview.md", "files/examples/loop.md"),
+    "Nouns": tuple(f"nouns/{n}.md" for n in "task source environment verifier policy program segment method trainer recipe".split()),
     "How to": (
         "data.md",
         "pictures.md",
         "verifiers.md",
         "sandbox.md",
+        "your-method.md",
         "environments.md",
         "models.md",
         "remote.md",
