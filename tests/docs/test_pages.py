@@ -34,6 +34,27 @@ def test_the_code_of_a_page_runs(page, workplace, demo):
     run_page(page, workplace, demo)
 
 
+EXCUSED = {
+    ("engine", "a measurement of several minutes"),
+    ("ledger", "four arms, five seeds, an hour"),
+    ("processes", "it starts processes of its own; tests/trainer/test_distributed.py does the same"),
+    ("remote", "needs a server at this address"),
+    ("share", "needs an account"),
+}
+"""Every block that no test runs, with its reason."""
+
+
+def test_every_block_is_run_or_excused():
+    excused = set()
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        fences = re.findall(r"^[ >]*(?:```|~~~)", text, re.MULTILINE)
+        blocks = blocks_of(text)
+        assert len(fences) == 2 * len(blocks), f"{page.name}: {len(fences)} fence lines, {len(blocks)} blocks found; expected none indented"
+        excused |= {(page.stem, b.said) for b in blocks if b.mark == "not run"}
+    assert excused == EXCUSED
+
+
 def test_training_works_where_an_event_loop_is_running(workplace):
     async def notebook():
         run = fovea.train("grpo", out="runs/loop", quiet=True)
