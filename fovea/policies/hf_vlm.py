@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fovea.batch import Batch
-from fovea.policies import decoder, generation, offload, shared_prefix, vision
+from fovea.policies import damage, decoder, generation, offload, shared_prefix, vision
 from fovea.policies import lora as adapters
 from fovea.policies.families import FAMILIES, Family
 from fovea.policies.generation import Cohort
@@ -150,14 +150,19 @@ class HFVLM:
         folder = _base(given, base, lora)
         config = read_config(folder)
         made: Any = getattr(transformers, FAMILIES[config["model_type"]].model)
-        if weights:
-            packed = {"quantization_config": adapters.packing(dtype)} if nf4 else {}
-            vlm = made.from_pretrained(folder, dtype=getattr(torch, dtype), trust_remote_code=False, local_files_only=True, **packed)
-        else:
-            vlm = made._from_config(made.config_class.from_pretrained(folder, local_files_only=True), dtype=getattr(torch, dtype))
+        with damage.named(folder):
+            if weights:
+                packed = {"quantization_config": adapters.packing(dtype)} if nf4 else {}
+                safe = {"trust_remote_code": False, "use_safetensors": True, "local_files_only": True}
+                vlm, report = made.from_pretrained(folder, dtype=getattr(torch, dtype), output_loading_info=True, **safe, **packed)
+                if missing := sorted(report["missing_keys"]):
+                    raise ValueError(f"{folder}: found no tensor {missing[0]!r} ({len(missing)} are missing); expected all of the model's")
+            else:
+                vlm = made._from_config(made.config_class.from_pretrained(folder, local_files_only=True), dtype=getattr(torch, dtype))
         model = Model(vlm, value_head).to(device=device if weights else None, dtype=getattr(torch, dtype))
         if model.value is not None and (given / VALUE_HEAD).exists():
-            model.value.load_state_dict(load_file(given / VALUE_HEAD))
+            with damage.named(given):
+                model.value.load_state_dict(load_file(given / VALUE_HEAD))
         if model.family.encode is vision.packed:
             vision.install(model.visual)
         decoder.check(model.text)
@@ -165,12 +170,14 @@ class HFVLM:
         if not nf4:
             _freeze(model, freeze)
         if given != folder:
-            adapters.restore(model, given, _name(folder))
+            with damage.named(given):
+                adapters.restore(model, given, _name(folder))
         elif lora is not None and lora.rank:
             adapters.attach(model, lora, _name(folder), seed)
         if gradient_checkpointing:
             vlm.activation_checkpointing_enable({"use_reentrant": False})
-        processor = Processor(folder, vlm.config.image_token_id, getattr(vlm.model, "get_rope_index", None))
+        with damage.named(folder):
+            processor = Processor(folder, vlm.config.image_token_id, getattr(vlm.model, "get_rope_index", None))
         return cls(model.train(), processor, gradient_checkpointing=gradient_checkpointing)
 
     def save(self, folder: str | Path, merged: bool = False) -> None:
@@ -584,9 +591,13 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder}: found {found}; expected a checkpoint folder with config.json, *.safetensors, tokenizer.json "
             'and preprocessor_config.json, a run folder, a hub id owner/name, or "tiny"' + (f"; did you mean {near[0]!r}?" if near else "")
         )
-    config = json.loads(file.read_text())
-    if config.get("model_type") not in FAMILIES:
-        raise ValueError(f"{file}: found model_type {config.get('model_type')!r}; expected one of {', '.join(FAMILIES)}")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"{file}: found no JSON ({e}); expected the configuration of a model") from e
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise ValueError(f"{file}: found model_type {kind!r:.60}; expected one of {', '.join(FAMILIES)}")
     return config
 
 
