@@ -36,22 +36,28 @@ system:
 	  $$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 	else echo "make system knows apt only; install Chromium by hand"; fi
 
-# torch comes first and by itself, so that nothing else can choose another build of it
-$(VENV)/.torch:
-	$(PYTHON) -m venv $(VENV)
+# torch comes first and by itself, and what was installed is what everything after it must keep: `constraints` here are those of
+# constraints.txt with that very build in place of its torch. The stamp holds TORCH, so that another TORCH is installed when asked for.
+$(VENV)/.torch: constraints.txt $(shell test "$$(cat $(VENV)/.torch 2>/dev/null)" = "$(TORCH)" || echo again)
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check "$(TORCH)"
+	@grep -v '^torch==' constraints.txt >$(VENV)/constraints.txt
+	@$(BIN)/python -c "from importlib.metadata import version; print('torch==' + version('torch'))" >>$(VENV)/constraints.txt
+	@echo "$(TORCH)" >$@
+
+.PHONY: again
+again:
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	$(BIN)/pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[math,data,tensorboard]"
 	@touch $@
 
-$(VENV)/.demo: $(VENV)/.torch pyproject.toml constraints.txt
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[math,data,tensorboard]"
+$(VENV)/.docs: $(VENV)/.torch pyproject.toml
+	$(BIN)/pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[docs]"
 	@touch $@
 
-$(VENV)/.docs: $(VENV)/.torch pyproject.toml constraints.txt
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[docs]"
-	@touch $@
-
-$(VENV)/.test: $(VENV)/.torch pyproject.toml constraints.txt
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[test]"
+$(VENV)/.test: $(VENV)/.torch pyproject.toml
+	$(BIN)/pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[test]"
 	@touch $(VENV)/.demo $@
 
 clean:
