@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -128,10 +127,7 @@ def main(names: list[str]) -> int:
                 "what": WHAT,
                 "worst_error": max(abs(c["error"]) for c in result["cases"].values()),
                 "limit": LIMIT,
-                "command": shlex.join(["python", "benchmarks/memory/estimate.py"]),
-                "commit": measure.commit(),
-                "hardware": measure.hardware(),
-                "versions": measure.versions(),
+                **measure.provenance(["python", "benchmarks/memory/estimate.py"]),
             }
             OUT.write_text(json.dumps(result, indent=1) + "\n")
     return int(result["worst_error"] > LIMIT)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from fovea.bench import measure
 
 HERE = Path(__file__).resolve().parent
 PARTS = HERE / "parts"
@@ -35,13 +34,9 @@ def run_parts(commands: Iterable[list[str]], jobs: int) -> None:
             done.result()
 
 
-def provenance() -> dict[str, Any]:
-    commit = subprocess.run(["git", "-C", str(HERE), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-    return {
-        "command": shlex.join(["python", "benchmarks/quality/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": commit,
-        "hardware": f"{os.cpu_count()} cores, {platform.machine()}",
-    }
+def provenance(threads: int | None = None) -> dict[str, Any]:
+    """`fovea.bench.measure.provenance` of the script that was called; `threads` are those of each run."""
+    return measure.provenance(["python", "benchmarks/quality/" + Path(sys.argv[0]).name, *sys.argv[1:]], threads)
 
 
 def curve(rows: list[dict[str, float]], *names: str) -> list[dict[str, float]]:

@@ -34,7 +34,7 @@ def main() -> None:
     runs = [read(f"digits-{s}") for s in options.seeds]
     columns = ("before", "after", "after_sampled", "train_seconds")
     table = {"seeds": options.seeds, **{c: [r[c] for r in runs] for c in columns}, "heldout_rows": runs[0]["heldout_rows"]}
-    write(HERE / "digits.json", {**table, "curve": [r["curve"] for r in runs], **provenance()})
+    write(HERE / "digits.json", {**table, "curve": [r["curve"] for r in runs], **provenance(options.threads)})
 
 
 def one(seed: int, threads: int) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def main() -> None:
     for part in (others, [("sft", s) for s in seeds.get("sft", ())]):
         missing = [(a, s) for a, s in part if not (PARTS / f"main_job-{a}-{s}.json").exists()]
         run_parts(([*command, "--per-family", str(tasks[a]), "--one", f"{a}:{s}"] for a, s in missing), options.jobs)
-    write(HERE / "main_job.json", table(options.seeds, seeds))
+    write(HERE / "main_job.json", table(options.seeds, seeds) | provenance(options.threads))
 
 
 def one(arm: str, seed: int, per_family: int, threads: int) -> dict[str, Any]:
@@ -139,7 +139,6 @@ def table(seeds: list[int], arms: dict[str, list[int]]) -> dict[str, Any]:
             if a != "rl" and rs
         },
         "curve": [r["curve"] for r in rl],
-        **provenance(),
     }
 
 

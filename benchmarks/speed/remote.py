@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from fovea.api import load_policy
+from fovea.bench import measure
 from fovea.rollout.engine import Engine
 from fovea.rollout.remote import Remote, RemoteEngine
 from fovea.rollout.sampling import Sampling
@@ -86,6 +87,7 @@ def main() -> None:
         "local_tokens_per_s": statistics.median(row["local"] for row in rows),
         "remote_tokens_per_s": statistics.median(row["remote"] for row in rows),
         "send_weights_s": weights_s,
+        **measure.provenance(["python", "benchmarks/speed/remote.py", *sys.argv[1:]]),
     }
     Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))

@@ -46,24 +46,11 @@ class Exactness:
 
 
 def check(folder: Path, cell: Cell) -> Exactness:
-    """Sample once with our engine, then compare log-probs and gradients of a random linear loss on all rows.
-
-    The end-of-sequence token is not suppressed here: while it is, a sampler's distribution differs from the trainer's by design.
-    """
-    from fovea.rollout.sampling import Sampling
-
-    trainer = ours.Trainer(ours.recipe(folder, cell, sampling=Sampling(max_new_tokens=cell.new_tokens)))
-    policy: Any = trainer.policy
-    batch = trainer.prepare(trainer.collect(ours.tasks(0, cell.image_tokens)))
+    """Sample once with our engine, then compare log-probs and gradients of a random linear loss on all rows."""
+    policy, batch = sample(folder, cell)
     weight_BT = torch.randn(batch.mask_BT.shape, generator=torch.Generator().manual_seed(0)) * batch.mask_BT
-
-    parts = [policy.evaluate(micro, frozenset({"logp"}))["logp"] for micro in _groups(batch)]
-    sizes = [micro.B for micro in _groups(batch)]
-    logp_BT = torch.zeros_like(weight_BT)
-    for block_BT, part in zip(logp_BT.detach().split(sizes), parts):
-        block_BT[:, : part.shape[1]] = part.detach()
-    losses = [(part * w_BT[:, : part.shape[1]]).sum() for part, w_BT in zip(parts, weight_BT.split(sizes))]
-    torch.stack(losses).sum().backward()
+    logp_BT = shared_logp(policy, batch)
+    (logp_BT * weight_BT).sum().backward()
 
     model = peer_trl.load_model(folder)
     want_BT = repeated_logp(model, peer_trl.load_processor(folder), batch, rows(0, cell.image_tokens), list(policy.banned_ids))
@@ -71,11 +58,44 @@ def check(folder: Path, cell: Cell) -> Exactness:
 
     mask_BT = batch.mask_BT > 0
     return Exactness(
-        logp=float((logp_BT - want_BT.detach())[mask_BT].abs().max()),
-        sampler_logp=float((logp_BT - batch.logp_old_BT)[mask_BT].abs().max()),
+        logp=float((logp_BT - want_BT).detach()[mask_BT].abs().max()),
+        sampler_logp=float((logp_BT.detach() - batch.logp_old_BT)[mask_BT].abs().max()),
         gradient=worst_gradient(dict(policy.model.vlm.named_parameters()), dict(model.named_parameters())),
         parameters=sum(p.grad is not None for p in model.parameters()),
     )
+
+
+@torch.no_grad()
+def check_bfloat16(folder: Path, cell: Cell) -> dict[str, float]:
+    """|Δ log-prob| in bfloat16, nats, mean and largest over sampled tokens: against the plain repeated computation (`logp_…`), of the
+    sampler against the trainer (`sampler_…`), and for scale of the plain computation in bfloat16 against itself in float32 (`plain_…`).
+    """
+    policy, batch = sample(folder, cell, dtype="bfloat16")
+    ask = peer_trl.load_processor(folder), batch, rows(0, cell.image_tokens), list(policy.banned_ids)
+    found_BT, mask_BT = shared_logp(policy, batch), batch.mask_BT > 0
+    model = peer_trl.load_model(folder)
+    plain_BT, want_BT = (repeated_logp(model.to(dtype), *ask) for dtype in (torch.float32, torch.bfloat16))
+    pairs = {"logp": (found_BT, want_BT), "sampler": (batch.logp_old_BT, found_BT), "plain": (want_BT, plain_BT)}
+    errors = {name: (x - y).abs()[mask_BT] for name, (x, y) in pairs.items()}
+    return {f"{name}_{how}": float(getattr(e, how)()) for name, e in errors.items() for how in ("mean", "max")}
+
+
+def sample(folder: Path, cell: Cell, **changes: Any) -> tuple[Any, Batch]:
+    """(policy, what its engine sampled in one step).
+
+    The end-of-sequence token is not suppressed here: while it is, a sampler's distribution differs from the trainer's by design.
+    """
+    from fovea.rollout.sampling import Sampling
+
+    trainer = ours.Trainer(ours.recipe(folder, cell, sampling=Sampling(max_new_tokens=cell.new_tokens), **changes))
+    return trainer.policy, trainer.prepare(trainer.collect(ours.tasks(0, cell.image_tokens)))
+
+
+def shared_logp(policy: Any, batch: Batch) -> Tensor:
+    """(B, T) log-probs of the batch's actions, each prefix computed once."""
+    parts = [policy.evaluate(micro, frozenset({"logp"}))["logp"] for micro in _groups(batch)]
+    T = batch.mask_BT.shape[1]
+    return torch.cat([torch.nn.functional.pad(part, (0, T - part.shape[1])) for part in parts])
 
 
 def _groups(batch: Batch) -> list[Batch]:

@@ -7,6 +7,7 @@ import gc
 import importlib.metadata
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import time
@@ -144,6 +145,16 @@ def matmul_rate(shapes: Sequence[tuple[int, int, int]], seconds: float = 1.5) ->
 # -- who measured -------------------------------------------------------------------------------------------------------------
 
 
+def provenance(command: Sequence[str], threads: int | None = None) -> dict[str, Any]:
+    """What every measured file ends with: `command`, `commit`, `hardware`, `versions`.
+
+    Args:
+      command: the words that were called.
+      threads: CPU threads of what was measured, where that was not this process.
+    """
+    return {"command": shlex.join(command), "commit": commit(), "hardware": hardware(threads), "versions": versions()}
+
+
 def versions() -> dict[str, str]:
     """Python and the libraries that matter, those that are installed."""
     found = {"python": platform.python_version()}
@@ -155,14 +166,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware() -> dict[str, Any]:
+def hardware(threads: int | None = None) -> dict[str, Any]:
     model = platform.processor() or platform.machine()
     cpuinfo, meminfo = Path("/proc/cpuinfo"), Path("/proc/meminfo")
     if cpuinfo.exists():
         names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         model = names[0] if names else model
     memory = round(int(meminfo.read_text().split()[1]) / 2**20) if meminfo.exists() else None
-    return {"cpu": model, "cores": os.cpu_count(), "memory_gib": memory, "threads_used": torch.get_num_threads()}
+    return {"cpu": model, "cores": os.cpu_count(), "memory_gib": memory, "threads_used": threads or torch.get_num_threads()}
 
 
 def commit() -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -81,12 +80,8 @@ class Bench:
         if args.resume and args.out.exists():
             self.result |= json.loads(args.out.read_text())
         before = [self.result["command"]] if "command" in self.result else []
-        self.result |= {
-            "command": " && ".join([*before, shlex.join(["fovea", "bench", "step", *self._command()])]),
-            "commit": measure.commit(),
-            "hardware": measure.hardware(),
-            "versions": measure.versions(),
-        }
+        self.result |= measure.provenance(["fovea", "bench", "step", *self._command()])
+        self.result["command"] = " && ".join([*before, self.result["command"]])
 
     def _command(self) -> list[str]:
         vs = ["--vs", self.args.vs] if self.args.vs else []

@@ -83,6 +83,15 @@ def test_exactness_sees_a_wrong_gradient_and_a_wrong_log_prob(checkpoint, monkey
     assert bad.logp > exact.LOGP_LIMIT and bad.gradient > exact.GRADIENT_LIMIT
 
 
+def test_bfloat16_is_near_the_plain_computation_in_the_mean(checkpoint, monkeypatch):
+    found = exact.check_bfloat16(checkpoint, TINY)
+    assert found["logp_mean"] <= 0.02 and found["sampler_mean"] <= 0.02
+    assert all(0 < found[f"{name}_mean"] <= found[f"{name}_max"] for name in ("logp", "plain"))
+    plain = exact.repeated_logp
+    monkeypatch.setattr(exact, "repeated_logp", lambda *a: plain(*a) + 0.05)
+    assert exact.check_bfloat16(checkpoint, TINY)["logp_mean"] > 0.02
+
+
 def test_the_table_has_a_row_per_cell():
     cells = [dict.fromkeys(KEYS) | {"image_tokens": c.image_tokens, "new_tokens": c.new_tokens, "group_size": 8} for c in workload.HEADLINE]
     text = step.table({"cells": cells, "exact": True, "physics_ratio": 1.5, "g16_over_g4": None})

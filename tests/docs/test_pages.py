@@ -111,21 +111,27 @@ def test_figures_are_what_the_files_say(tmp_path):
     (tmp_path / generate.MAIN_JOB).write_text(json.dumps(main_job))
     (tmp_path / generate.SPEED).write_text(json.dumps(speed))
     text = generate.figures(tmp_path)
-    assert "0.400 → 0.850, gain +0.450 (seeds +0.400 to +0.500); 200 to 240 s of training, 2 seeds" in text
+    assert "0.400 → 0.850, gain +0.450 (seeds +0.400 to +0.500); 200 to 240 s of training, 2 seeds | met |" in text
     assert "| count | 0.250 | 0.750 | 0.500 | 0.625 | 0.875 |" in text
     assert "| a coin flip as reward | 0.250 | 0.125 to 0.375 |" in text
-    assert "256 image + 32 new tokens, G=8 | ≥ 6× | 7.0× |" in text
-    assert "1/7.0 (100 MB against 700 MB)" in text
-    assert "7.0× in 1 cell measured" in text
-    assert "two handwritten digits from a JSONL file: held-out accuracy, greedy | +.25, at most 300 s | not measured yet |" in text
+    assert "256 image + 32 new tokens, G=8 | ≥ 6× | 7.00× | met |" in text
+    assert "1/7.0 (100 MB against 700 MB) | met |" in text
+    assert "7.0× in 1 cell measured |  |" in text, "the other cells may be lower"
+    assert "two handwritten digits from a JSONL file: held-out accuracy, greedy | +.25, at most 300 s | not measured yet |  |" in text
     assert "G=4, 1024 + 32 | ≤ 1.5× | not measured yet |" in text
     assert "commit 0123456789, 2 cores" in text
+    cells = [{**cell, "ratio": 5.99}, {**cell, "new_tokens": 512, "ratio": 0.9}]
+    (tmp_path / generate.SPEED).write_text(json.dumps(speed | {"cells": cells, "physics_ratio": 1.81}))
+    (tmp_path / generate.MAIN_JOB).write_text(json.dumps(main_job | {"train_seconds": [200.0, 301.0]}))
+    text = generate.figures(tmp_path)
+    assert "| 5.99× | **not met** |" in text and "| 0.9× in 2 cells measured | **not met** |" in text and "| 1.81× | **not met** |" in text
+    assert "200 to 301 s of training, 2 seeds | gain met, time **not met** by 1 of 2 seeds |" in text
 
 
 def test_without_files_nothing_is_measured(tmp_path):
     rows = [line for line in generate.figures(tmp_path).splitlines() if line.startswith("|")][2:]
     assert rows
-    assert all(line.endswith("| not measured yet |") for line in rows)
+    assert all(line.endswith("| not measured yet |  |") for line in rows)
 
 
 def test_what_is_shown_is_read_from_tests(tmp_path):
