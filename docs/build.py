@@ -190,7 +190,7 @@ def settings(menu: list) -> dict:
         },
         "extra": {"generator": False},
         "extra_css": ["assets/site.css"],
-        "plugins": [{"search": {}}],
+        "plugins": [{"search": {}}, {"offline": {}}],
         "markdown_extensions": [
             "admonition",
             "attr_list",
@@ -210,6 +210,10 @@ def render(stage: Path, out: Path, strict: bool = True) -> tuple[int, str]:
     ran = subprocess.run(command, cwd=stage, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1", "TERM": "dumb"})
     said = re.sub(r"\x1b\[[\d;]*m", "", ran.stdout + ran.stderr).partition("Traceback")[0]
     if ran.returncode == 0:
+        for page in (stage / "out").rglob("*.html"):  # the offline search of Zensical asks a server for this script
+            depth = "../" * (len(page.relative_to(stage / "out").parts) - 1)
+            text = page.read_text(encoding="utf-8")
+            page.write_text(text.replace("https://unpkg.com/iframe-worker/shim", f"{depth}assets/worker.js"), encoding="utf-8")
         shutil.rmtree(out, ignore_errors=True)
         shutil.move(stage / "out", out)
     return ran.returncode, said.strip()

@@ -22,7 +22,7 @@ REFERENCE = {
     "Training, evaluation": ("fovea.api", "fovea.recipe", "fovea.rollout.sampling", "fovea.ledger.claim", "fovea.ledger.measures"),
     "Nouns and contracts": ("fovea.types", "fovea.checks", "fovea.batch"),
     "Tasks": ("fovea.tasks.load", "fovea.tasks.samplers", "fovea.tasks.gates"),
-    "Verifiers": ("fovea.verifiers", "fovea.verifiers.core", "fovea.verifiers.answers", "fovea.verifiers.boxes"),
+    "Verifiers": ("fovea.verifiers", "fovea.verifiers.core", "fovea.verifiers.answers", "fovea.verifiers.detection"),
     "Rollout": ("fovea.rollout.engine", "fovea.rollout.programs", "fovea.rollout.vector", "fovea.rollout.remote"),
     "Mathematics": tuple("fovea.math." + m for m in "advantages values ratios surrogates kl entropy aggregate rewards boxes clock".split()),
 }
