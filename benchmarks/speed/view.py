@@ -3,9 +3,9 @@
     python benchmarks/speed/view.py                      measures and writes benchmarks/speed/view.json
 
 Every round starts a new server on a run it has not read and a new browser profile. The run is made up: real pictures of the procedural
-tasks, invented answers and numbers. Times are the page's own, from the start of the navigation; on a busy machine they hold the waiting, too.
-`page_cpu_ms` (the page's main thread until the first answers stand there) and `server_cpu_ms` (the whole process, Python's start among it)
-hold none.
+tasks, invented answers and numbers. Times are the page's own, from the start of the navigation; on a busy machine they hold the waiting,
+too. `page_cpu_ms` (the page's main thread until the first answers stand there) and `server_cpu_ms` (the whole process, Python's start
+among it) hold none.
 """
 
 from __future__ import annotations

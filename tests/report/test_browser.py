@@ -204,7 +204,7 @@ def test_runs_side_by_side(shown, finished, tmp_path):
     with served([finished.path, other.path]) as (_, port):
         tab = shown(f"http://127.0.0.1:{port}/?token=sesame")
         settle(tab, "document.querySelectorAll('[data-chart^=accuracy] .key').length === 4")
-        assert tab.locator(".compared th .chip").count() == 2 and "steps" in text(tab, ".compared table:last-child")
+        assert tab.locator(".compared > table th .chip").count() == 2 and "steps" in text(tab, ".compared details tbody")
         tab.select_option("[data-filter=run]", "1")
         tab.wait_for_selector(".item")
         assert f"{len(list(other.read_groups()))} of" in text(tab, "#rollouts > .count").partition("answers in ")[2]
