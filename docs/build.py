@@ -45,7 +45,6 @@ NAV: dict[str, Sequence[str]] = {
         "remote.md",
         "processes.md",
         "memory.md",
-        "view.md",
         "share.md",
     ),
     "Methods": ("methods.md", "methods/*"),

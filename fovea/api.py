@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fovea.device import check as check_device
 from fovea.recipe import Recipe
 from fovea.trainer import checkpoint as ckpt
 from fovea.trainer.distributed import ALONE, Team
@@ -51,7 +52,7 @@ def load_policy(model: str | Path = "tiny", **options: Any) -> HFVLM:
     from fovea.policies.hf_vlm import HFVLM
 
     disable_progress_bar()
-
+    check_device(options.get("device", "cpu"))
     found = ckpt.find(Path(model))
     return HFVLM.load(found.model if found else model, **options)
 
@@ -79,6 +80,7 @@ def train(
       TrainingDiverged, CheckpointError, NothingToTrain, TooManyUnscored: see their messages.
     """
     recipe = resolve(recipe, **changes)
+    check_device(recipe.device)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     path = Path(out) if out is not None else Path("runs") / f"{recipe.name}-{recipe.seed}"
@@ -120,7 +122,7 @@ def _train(recipe: Recipe, path: Path, resume: str, on_step: OnStep | None, quie
     team.place(policy, recipe.parallel)
     if team.sharded and (unable := whole_only(recipe)):
         raise ValueError(f"parallel = {recipe.parallel!r} shards the weights, and {unable} needs them whole; expected parallel='data'")
-    opened = team.only_main(RunFolder, path, rollout_every=recipe.log_every, sinks=recipe.sinks)
+    opened = team.only_main(RunFolder, path, rollout_every=recipe.log_every)
     with opened as folder, build_scorer(recipe) as scorer:
         folder.describe(recipe.to_json())
         engine = build_engine(recipe, policy)
@@ -209,6 +211,7 @@ def evaluate(
       changes: recipe fields.
     """
     recipe = resolve(data, **changes) if isinstance(data, Recipe) else resolve("grpo", data=data, **changes)
+    check_device(recipe.device)
     _, heldout = build_sources(recipe)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
@@ -224,11 +227,9 @@ def evaluate(
 
 def resolve(recipe: str | Recipe, **changes: Any) -> Recipe:
     """A recipe by name, with changes applied; ``method="dapo"`` takes that method's defaults."""
-    from fovea import methods, recipes
+    from fovea import recipes
 
     base = recipes.get(recipe) if isinstance(recipe, str) else recipe
-    if isinstance(changes.get("method"), str):
-        changes["method"] = methods.get(changes["method"])()
     if isinstance(changes.get("engine"), str) and changes["engine"] != "local":
         from fovea.rollout.remote import Remote
 

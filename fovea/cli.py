@@ -395,11 +395,9 @@ def resolve(name: str, options: Sequence[str]) -> Any:
     Raises:
       ValueError: an unknown option (with the nearest), a missing or unreadable value.
     """
-    from fovea import api, methods
+    from fovea import api
 
     changes = dict(_pairs(options))
-    if "method" in changes:
-        changes["method"] = methods.get(changes["method"])()
     recipe = api.resolve(name, **{key: changes.pop(key) for key in ("method", "engine") if key in changes})
     typed = {}
     for key, text in changes.items():

@@ -20,7 +20,8 @@ from fovea import __version__
 from fovea.report import card
 from fovea.report.run import write_json
 
-PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
+ALLOWED = {".safetensors", ".json", ".jinja", ".txt", ".model", ".md", ".png", ".svg"}
+"""Endings of files that a model consists of and that hold no code for Python; LICENSE and NOTICE go as well."""
 PART = r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?"
 
 
@@ -137,12 +138,22 @@ def choose(folder: Path, adapter: bool, base: str, scratch: Path) -> tuple[Path,
 
 
 def model_files(folder: Path) -> dict[str, Path]:
-    """Every file of the model by its name in the repository; hidden ones are left out."""
-    files = {f.relative_to(folder).as_posix(): f for f in sorted(folder.rglob("*")) if f.is_file()}
-    files = {name: f for name, f in files.items() if not any(part.startswith(".") for part in name.split("/"))}
-    pickled = [name for name in files if Path(name).suffix in PICKLED]
-    if pickled:
-        raise ValueError(f"{folder}: found {', '.join(pickled)}, expected safetensors and JSON only: such files can hold code")
+    """Every file of the model by its name in the repository; hidden ones are left out.
+
+    Raises:
+      ValueError: a file that is no part of a model, or that lies elsewhere and is only linked to.
+    """
+    found = {f.relative_to(folder).as_posix(): f for f in sorted(folder.rglob("*")) if f.is_file() or f.is_symlink()}
+    files = {name: f for name, f in found.items() if not any(part.startswith(".") for part in name.split("/"))}
+    strange = [n for n, f in files.items() if f.suffix.lower() not in ALLOWED and f.name not in ("LICENSE", "NOTICE")]
+    if strange:
+        raise ValueError(
+            f"{folder}: found {', '.join(strange)}; expected a model's files only ({', '.join(sorted(ALLOWED))}, LICENSE, NOTICE): "
+            "others can hold code, or were not meant to be published"
+        )
+    outside = [n for n, f in files.items() if not f.resolve().is_relative_to(folder.resolve())]
+    if outside:
+        raise ValueError(f"{folder}: {', '.join(outside)} leads to {files[outside[0]].resolve()}; expected files inside the folder")
     return files
 
 

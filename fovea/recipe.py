@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 from fovea.methods.grpo import GRPO
 from fovea.policies.lora import LoRA
-from fovea.report.sinks import SINKS
 from fovea.rollout.sampling import Sampling
 
 PARTS = ("tower", "projector", "text")
@@ -36,7 +35,7 @@ class Recipe:
       lora: adapters that are trained instead of the weights (`rank` 0: none).
       dtype: "float32" or "bfloat16" for weights and activations; "float64" to compare runs exactly.
       gradient_checkpointing: recompute activations in the backward pass; less memory, about a third more time.
-      device: "cpu", "cuda", "cuda:1", ...
+      device: where the model computes: "cpu", "cuda", "cuda:1", ...
       engine: "local", or where answers are generated instead: the address of a server (several separated by commas), or a Remote.
       data: "worlds" or "worlds:count,colour" for the procedural tasks, a JSONL/CSV/Parquet file or folder, or a Source object.
       heldout: the same for evaluation; None takes the held-out split of `data`.
@@ -44,7 +43,7 @@ class Recipe:
       environment: "file.py:Class" or a factory of environments; None answers in one step.
       program: "file.py:coroutine" or an episode program; None is the reset/step loop.
       on_bad_row: "stop" reports every bad data row and ends; "skip" reports and goes on without them.
-      method: hyperparameters of the learning rule, an instance from fovea.methods.
+      method: hyperparameters of the learning rule, an instance from fovea.methods; a name takes that method's defaults.
       sampling: how answers are drawn while training.
       tasks_per_step: tasks in one optimizer step's rollout.
       group_size: answers to each task.
@@ -67,7 +66,6 @@ class Recipe:
       checkpoint_every: steps between checkpoints; the last and the best are always kept.
       keep: recent checkpoints kept besides the best.
       log_every: steps between stored sample rollouts.
-      sinks: where numbers go besides the run folder and TensorBoard events: "wandb", "trackio", "mlflow" (an extra each).
       max_unscored: fraction of episodes that may fail to be scored in a step before the run stops.
       verifier_timeout_s: deadline of one scoring.
       parallel: how the weights lie on several processes (torchrun): "data", all of them on each; "fsdp", a part on each; "auto"
@@ -120,7 +118,6 @@ class Recipe:
     checkpoint_every: int = 10
     keep: int = 2
     log_every: int = 5
-    sinks: tuple[str, ...] = ()
     max_unscored: float = 0.2
     verifier_timeout_s: float = 10.0
     parallel: Literal["auto", "data", "fsdp"] = "auto"
@@ -128,6 +125,7 @@ class Recipe:
     threads: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "method", _method(self.method))
         problems = [
             f"{name} = {value!r}, expected {rule}"
             for name, value, ok, rule in (
@@ -154,8 +152,13 @@ class Recipe:
                 ("verifier_timeout_s", self.verifier_timeout_s, self.verifier_timeout_s > 0, "more than 0"),
                 ("threads", self.threads, self.threads >= 0, "0 or more"),
                 ("max_unscored", self.max_unscored, 0 <= self.max_unscored <= 1, "a fraction between 0 and 1"),
+                (
+                    "method",
+                    self.method,
+                    _learns(self.method),
+                    "a name or an instance of fovea.methods, or another with credit and loss",
+                ),
                 ("engine", self.engine, self.engine == "local" or is_dataclass(self.engine), '"local" or a fovea.rollout.remote.Remote'),
-                ("sinks", self.sinks, set(self.sinks) <= set(SINKS), f"any of {tuple(SINKS)}"),
                 ("freeze", self.freeze, set(self.freeze) <= set(PARTS), f"any of {PARTS}"),
                 ("offload", self.offload, set(self.offload) <= {"optimizer", "activations"}, "any of ('optimizer', 'activations')"),
                 *((n, v, v in allowed, f"one of {allowed}") for n, allowed in _choices().items() for v in [getattr(self, n)]),
@@ -182,6 +185,8 @@ class Recipe:
         for key in [k for k in changes if "__" in k]:
             outer, inner = key.split("__", 1)
             nested.setdefault(outer, {})[inner] = changes.pop(key)
+        if "method" in changes:
+            changes["method"] = _method(changes["method"])
         for outer, inner in nested.items():
             base = changes.get(outer, getattr(self, outer, None))
             if not is_dataclass(base) or isinstance(base, type):
@@ -200,26 +205,25 @@ class Recipe:
 
         `steps` is left out, so that a finished run can be prolonged; with a schedule other than "constant" it counts.
         """
-        decides = {k: v for k, v in self.to_json().items() if k not in _COSMETIC or (k == "steps" and self.schedule != "constant")}
+        prolongs = PROLONGS if self.schedule == "constant" else PROLONGS - {"steps"}
+        decides = {k: v for k, v in self.to_json().items() if k not in RUNNING | prolongs}
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
-_COSMETIC = {
-    "name",
-    "engine",
-    "log_every",
-    "sinks",
-    "keep",
-    "checkpoint_every",
-    "threads",
-    "parallel",
-    "verifier_timeout_s",
-    "steps",
-    "eval_every",
-    "eval_tasks",
-    "eval_temperature",
-    "early_stop",
-}
+RUNNING = frozenset({"name", "log_every", "keep", "checkpoint_every", "threads", "parallel", "verifier_timeout_s"})
+"""Fields that decide no number of a run."""
+PROLONGS = frozenset({"engine", "steps", "eval_every", "eval_tasks", "eval_temperature", "early_stop"})
+"""Fields with which a run may go on changed: where it generates, how long it trains, and what is measured on the way."""
+
+
+def _method(given: Any) -> Any:
+    from fovea import methods
+
+    return methods.get(given)() if isinstance(given, str) else given
+
+
+def _learns(method: Any) -> bool:
+    return not isinstance(method, type) and all(hasattr(method, name) for name in ("needs", "credit", "loss"))
 
 
 @cache

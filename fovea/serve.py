@@ -179,6 +179,18 @@ class Generator(Rollout):
         while not self.closing and (left := min(self.arrived + QUIET_S, until) - time.monotonic()) > 0:
             self.changed.wait(left)
 
+    def prefill(self, part: list[list[Call]]) -> None:
+        """As ever; where it fails, call by call, so that only those fail that cannot be had by themselves."""
+        try:
+            super().prefill(part)
+        except Exception as e:
+            calls = [c for together in part for c in together]
+            if len(calls) == 1:
+                calls[0].done.set_exception(e)
+                return
+            for call in calls:
+                self.prefill([[call]])
+
     def finished(self, call: Call) -> bool:
         return call.done.done() or super().finished(call)  # its client may be gone
 
@@ -292,10 +304,12 @@ class App:
     async def update_weights(self, request: Request) -> Any:
         """Load safetensors of the same architecture; running requests end on the old weights, later ones start on the new."""
         body = request.json()
-        folder, version = Path(str(body.get("model_path", ""))), body.get("weight_version")
+        folder, version = body.get("model_path"), body.get("weight_version")
+        if not isinstance(folder, str) or not folder:
+            raise Refused(400, f"model_path is {folder!r}; expected the folder of a checkpoint")
 
         def load() -> None:
-            self.policy.load_weights(folder)
+            self.policy.load_weights(Path(folder))
             self.generator.version = self.generator.version if version is None else str(version)
 
         try:

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 TAXONOMY = {
     "G": "foundation models as tools for reinforcement learning",
@@ -206,18 +205,5 @@ def to_table(systems: Iterable[System]) -> str:
     return "\n".join("| " + " | ".join(r) + " |" for r in [names, ["---"] * len(names), *rows])
 
 
-def from_table(text: str) -> tuple[System, ...]:
-    """The systems of a table that `to_table` made."""
-    head, _, *rows = [line[2:-2].split(" | ") for line in text.splitlines()]
-    return tuple(System(**{name: _value(name, cell) for name, cell in zip(head, row, strict=True)}) for row in rows)
-
-
 def _cell(value: object) -> str:
     return ("+".join(value) if isinstance(value, tuple) else str(value)).replace("|", "\\|") or "–"
-
-
-def _value(name: str, cell: str) -> Any:
-    text = "" if cell == "–" else cell.replace("\\|", "|")
-    if name in ("number", "year"):
-        return int(text)
-    return text == "True" if name == "rl" else tuple(text.split("+") if text else ()) if name == "secondary" else text

@@ -3,8 +3,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from fovea import cli
+from fovea.device import problem
+from fovea.methods.grpo import GRPO
+from fovea.recipe import Recipe
 
 
 def test_importing_the_package_and_the_command_line_loads_nothing_heavy():
@@ -93,6 +97,55 @@ def test_dry_run_says_which_columns_are_what(capsys, tmp_path, monkeypatch):
     assert cli.main(["train", "--data", "mine.py:source", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "prompt <- 'problem', answer <- 'gt'" in out and "unused     'level'" in out and "exact for 1 rows" in out
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+
+
+def test_dry_run_says_that_a_device_would_be_refused(no_gpu, capsys):
+    assert cli.main(["train", "--device", "cuda", "--dry-run"]) == 1
+    said = capsys.readouterr()
+    assert "device = 'cuda'; expected 'cpu', as PyTorch finds no GPU here" in said.out + said.err
+    assert "GiB at the peak" in said.out
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cuda", "device = 'cuda'; expected 'cpu', as PyTorch finds no GPU here: PyTorch"),
+        ("cuda:1", "device = 'cuda:1'; expected 'cpu', as PyTorch finds no GPU here"),
+        ("mps", "device = 'mps'; expected 'cpu', 'cuda' or 'cuda:N'"),
+        ("cuda:x", "device = 'cuda:x'; expected 'cpu', 'cuda' or 'cuda:N'"),
+    ],
+)
+@pytest.mark.parametrize("command", [["train", "--quiet", "--out", "unused"], ["eval", "tiny"], ["serve", "tiny", "--token", "x"]])
+def test_a_device_that_is_not_here_is_refused_before_anything_is_loaded(command, device, message, no_gpu, capsys, monkeypatch):
+    monkeypatch.setattr("fovea.policies.hf_vlm.HFVLM.load", lambda *a, **k: pytest.fail("loaded"))
+    assert cli.main([*command, "--device", device]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_why_a_gpu_is_not_found(no_gpu, monkeypatch):
+    assert problem("cuda").endswith("is a build without CUDA")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert problem("cuda:0").endswith("is the NVIDIA driver installed, and CUDA_VISIBLE_DEVICES not empty?")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert problem("cuda:2") == "device = 'cuda:2'; expected a number below 2, the GPUs that PyTorch finds here"
+    assert [problem(d) for d in ("cuda", "cuda:1", "cpu")] == ["", "", ""]
+
+
+def test_a_method_may_be_named_wherever_a_recipe_is_made():
+    assert type(Recipe(method="dapo").method).__name__ == "DAPO"
+    assert Recipe().replace(method="dapo", method__eps_hi=0.5).method.eps_hi == 0.5
+    with pytest.raises(ValueError, match=r"method 'dappo' is not known; .*did you mean 'dapo'"):
+        Recipe(method="dappo")
+    for wrong in (GRPO, 7, None):
+        with pytest.raises(ValueError, match=r"method = .*, expected a name or an instance of fovea\.methods"):
+            Recipe(method=wrong)
 
 
 def test_unknown_recipe_is_named_with_the_nearest(capsys):

@@ -110,6 +110,38 @@ def arrived(standin, repo, folder):
     return folder
 
 
+@pytest.mark.parametrize(
+    "name", ["modeling.py", "cache.npy", "steps.npz", "head.joblib", "old.BIN", "optimizer.pt", "notes", ".weights.exe/x.so"]
+)
+def test_only_files_of_a_model_are_sent(tmp_path, name):
+    folder = tmp_path / "model"
+    Weights().save(folder)
+    (folder / "LICENSE").write_text("mine")
+    assert set(hub.model_files(folder)) == {"LICENSE", "config.json", "model.safetensors"}
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("x")
+    if name.startswith("."):  # hidden: neither sent nor refused
+        assert set(hub.model_files(folder)) == {"LICENSE", "config.json", "model.safetensors"}
+        return
+    with pytest.raises(ValueError, match=f"{folder}: found {name}; expected a model's files only"):
+        hub.model_files(folder)
+
+
+def test_links_out_of_the_folder_are_not_followed(tmp_path):
+    folder, secret = tmp_path / "model", tmp_path / "token.txt"
+    Weights().save(folder)
+    secret.write_text("secret")
+    (folder / "copy.json").symlink_to(folder / "config.json")
+    assert "copy.json" in hub.model_files(folder)
+    (folder / "vocab.txt").symlink_to(secret)
+    with pytest.raises(ValueError, match=f"vocab.txt leads to {secret}; expected files inside the folder"):
+        hub.model_files(folder)
+    (folder / "vocab.txt").unlink()
+    (folder / "more").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(ValueError, match="found more; expected a model's files only"):
+        hub.model_files(folder)
+
+
 def test_adapters_are_folded_in_unless_they_are_wanted_alone(adapted, standin, tmp_path):
     run, policy = adapted
     hub.push(run, "me/whole")
@@ -259,13 +291,6 @@ def test_what_should_be_private_is_never_sent_to_a_public_place(run, standin):
     with pytest.raises(hub.HubError, match="is there already and public; nothing was sent"):
         hub.push(run, "me/mine", private=True)
     assert not [r for r in standin.requests[sent:] if "commit" in r[1] or "upload" in r[1]]
-
-
-def test_files_that_may_hold_code_are_refused(tmp_path):
-    Weights().save(tmp_path / "model")
-    (tmp_path / "model" / "optimizer.pt").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"found optimizer\.pt, expected safetensors and JSON only"):
-        hub.push(tmp_path / "model", "me/mine", dry_run=True)
 
 
 def test_a_place_without_a_model_is_named(tmp_path):

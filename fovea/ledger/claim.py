@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 Metric = Callable[[Finished], Mapping[str, float] | float]
 OWN_KEYS = ("recipe", "seconds_of")  # of an arm, beside the fields of a recipe
-RUNNING = ("name", "seed", "threads", "log_every", "keep", "checkpoint_every", "verifier_timeout_s")  # fields that decide no number
 TEXT = ("says", "notes", "curve")  # fields of a claim that change no result and no verdict
 
 
@@ -43,6 +42,7 @@ class Claim:
       condition: (metric, arm, lowest value): what must hold on average for the claim to have been tested at all.
       seeds: evaluation seeds 0 to seeds − 1; tuning uses others, from 100 on.
       tasks: held-out tasks each finished run answers, at `temperature` (0 is greedy).
+      max_unscored: share of a run's held-out answers that may fail to be scored; above it there is no verdict.
       measured: changes to the recipe while it answers them. Before these, every arm gets the data and reward of `tiny`, so that all arms
         answer the same tasks and are judged alike; its program, environment and sampling stay its own.
       tuning: what was tried before, the same for every arm: settings and seeds.
@@ -67,6 +67,7 @@ class Claim:
     seeds: int = 5
     tasks: int = 600
     temperature: float = 0.0
+    max_unscored: float = 0.01
     measured: Mapping[str, Any] = field(default_factory=dict)
     minutes: float = 3.0
     curve: str = "accuracy/mean"
@@ -86,6 +87,7 @@ class Claim:
         problems += ["method and baseline are the same arm"] if self.method == self.baseline else []
         problems += [] if self.margin > 0 else [f"margin is {self.margin}, expected a number above 0"]
         problems += [] if self.control_margin >= 0 else [f"control_margin is {self.control_margin}, expected 0 or more"]
+        problems += [] if 0 <= self.max_unscored < 1 else [f"max_unscored is {self.max_unscored}, expected a fraction below 1"]
         problems += [] if self.seeds >= 1 and self.tasks >= 1 else ["expected at least one seed and one held-out task"]
         if problems:
             raise ValueError("claim: " + "; ".join(problems))
@@ -136,13 +138,10 @@ def arm_recipe(tiny: Recipe, changes: Mapping[str, Any]) -> Recipe:
     Raises:
       ValueError: a name that is no field, with the nearest one.
     """
-    from fovea import methods, recipes
+    from fovea import recipes
 
-    own = {k: v for k, v in changes.items() if k not in OWN_KEYS}
-    if isinstance(own.get("method"), str):
-        own["method"] = methods.get(own["method"])()
     base = recipes.get(changes["recipe"]) if "recipe" in changes else tiny
-    return base.replace(**own)
+    return base.replace(**{k: v for k, v in changes.items() if k not in OWN_KEYS})
 
 
 def measured_recipe(tiny: Recipe, claim: Claim, run: Recipe) -> Recipe:
@@ -155,12 +154,12 @@ def settings(recipe: Recipe) -> dict[str, Any]:
 
     Only what differs from the defaults counts, so that a new field of a recipe or method does not make old rows stale.
     """
-    from fovea.recipe import Recipe, plain
+    from fovea.recipe import RUNNING, Recipe, plain
 
     def differs(thing: Any, default: Any) -> dict[str, Any]:
         return {f.name: getattr(thing, f.name) for f in fields(thing) if getattr(thing, f.name) != getattr(default, f.name)}
 
-    found = {k: v for k, v in differs(recipe, Recipe()).items() if k not in (*RUNNING, "method", "sampling")}
+    found = {k: v for k, v in differs(recipe, Recipe()).items() if k not in RUNNING | {"seed", "method", "sampling"}}
     method = recipe.method
     found["method"] = {"type": type(method).__name__, **differs(method, type(method)())}
     return plain({**found, "sampling": differs(recipe.sampling, type(recipe.sampling)())})

@@ -20,10 +20,12 @@ class Finished:
     Attributes:
       rows: one mapping per training step, as in metrics.jsonl.
       answers: one mapping per held-out task: task, source, correct (0 to 1), length (action units), cut (at the length limit).
+      unscored: how many held-out answers are not among these, because they could not be scored.
     """
 
     rows: Sequence[Mapping[str, float]]
     answers: Sequence[Mapping[str, Any]]
+    unscored: int = 0
 
     def column(self, name: str) -> list[float]:
         """The finite values of one metric, oldest first.

@@ -142,6 +142,7 @@ def build_row(slug: str, claim: Claim, hashed: str, results: Results) -> dict[st
         "control": None,
         "controlled": None,
         "condition": condition(claim, results),
+        "unscored": unscored(claim, results),
         "verdict": None,
         "arms_hash": hashed,
         "curve": claim.curve,
@@ -156,9 +157,9 @@ def build_row(slug: str, claim: Claim, hashed: str, results: Results) -> dict[st
 
 
 def judge(row: Mapping[str, Any]) -> dict[str, Any]:
-    """`control` and `verdict` of a row, from its effects, intervals and margins; None where an arm is absent."""
+    """`control` and `verdict` of a row, from its effects, intervals and margins; None where an arm is absent or too little was scored."""
     expected, controlled = row["expected"], row["controlled"]
-    if row["effect"] is None or controlled is None:
+    if row["effect"] is None or controlled is None or too_many_unscored(row):
         return {"control": None, "verdict": None}
     _, _, control_high = turned(controlled["effect"], controlled["interval"], expected["direction"])
     behaves = stats.control_behaves(control_high, controlled["margin"])
@@ -193,7 +194,8 @@ def arm_row(claim: Claim, by_seed: Mapping[int, Finished], x_SI: np.ndarray, bas
     steps, seeds = aligned(column) if all(column) else ([], [])
     curve = [{"step": int(s), "mean": _round(sum(y) / len(y)), "low": _round(min(y)), "high": _round(max(y))} for s, y in zip(steps, seeds)]
     against = {} if base_SI is None else compared(x_SI, base_SI)
-    return {"seeds": sorted(by_seed), "values": [_round(v) for v in stats.per_seed(x_SI)], **against, "curve": curve}
+    numbers = {"values": [_round(v) for v in stats.per_seed(x_SI)], "unscored": [by_seed[s].unscored for s in sorted(by_seed)]}
+    return {"seeds": sorted(by_seed), **numbers, **against, "curve": curve}
 
 
 def compared(a_SI: np.ndarray, b_SI: np.ndarray) -> dict[str, Any]:
@@ -207,6 +209,26 @@ def condition(claim: Claim, results: Results) -> dict[str, Any] | None:
     metric, arm, lowest = claim.condition
     found = float(np.mean([float(metric(run)) for run in results[arm].values()]))  # pyright: ignore[reportArgumentType]
     return {"metric": name_of(metric), "arm": arm, "lowest": lowest, "found": _round(found), "holds": found >= lowest}
+
+
+def unscored(claim: Claim, results: Results) -> dict[str, Any] | None:
+    """The run whose held-out answers were scored the least, where any failed; such answers are in no mean."""
+    failed = {(a, s): run for a, by_seed in results.items() for s, run in by_seed.items() if run.unscored}
+    shares = {at: run.unscored / (len(run.answers) + run.unscored) for at, run in failed.items()}
+    if not shares:
+        return None
+    arm, seed = max(shares, key=shares.__getitem__)
+    return {"arm": arm, "seed": seed, "share": _round(shares[arm, seed]), "allowed": claim.max_unscored}
+
+
+def too_many_unscored(row: Mapping[str, Any]) -> bool:
+    found = row.get("unscored")
+    return bool(found) and found["share"] > found["allowed"]
+
+
+def unscored_words(row: Mapping[str, Any]) -> str:
+    u = row["unscored"]
+    return f"{u['share']:.1%} of the held-out answers of {u['arm']}, seed {u['seed']}, were not scored; the claim allows {u['allowed']:.1%}"
 
 
 def metric_name(claim: Claim) -> str:
@@ -251,6 +273,8 @@ def uncounted(claim: Claim, row: Mapping[str, Any], seeds: int, quick: bool, fil
     if row["condition"] and not row["condition"]["holds"]:
         c = row["condition"]
         return f"the claim was not tested: {c['metric']} of {c['arm']} is {c['found']:.3f}, it asks for {c['lowest']:g} or more"
+    if too_many_unscored(row):
+        return unscored_words(row)
     if uncommitted(file):
         return f"{file.name} has changes that are not committed; a claim is committed before it is counted"
     return ""
@@ -295,6 +319,8 @@ def table(row: Mapping[str, Any]) -> str:
     if row["condition"]:
         c = row["condition"]
         lines.append(f"condition: {c['metric']} of {c['arm']} {c['found']:.3f}, at least {c['lowest']:g} asked")
+    if row.get("unscored"):
+        lines.append(unscored_words(row))
     if controlled:
         word = f"{controlled['arm']} less {controlled['against']}: {ledger.outcome(controlled)}, must stay below {controlled['margin']:g}"
         lines.append(f"control {row['control'] or ''}: {word}")

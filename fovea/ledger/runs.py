@@ -181,7 +181,7 @@ def finished(job: Job) -> tuple[Finished, dict[str, Any]] | None:
     if not (job.folder / RESULT).is_file():
         return None
     result = json.loads((job.folder / RESULT).read_text(encoding="utf-8"))
-    return Finished([r for r in read_jsonl(job.folder / "metrics.jsonl") if r["step"]], result["answers"]), result
+    return Finished([r for r in read_jsonl(job.folder / "metrics.jsonl") if r["step"]], result["answers"], result["unscored"]), result
 
 
 def run_all(jobs: list[Job], at_once: int, note: Callable[[str], None], tick: Callable[[str], None] = lambda _: None) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from fovea.policies.ops import norm, rotate
+from fovea.policies.ops import beside, norm, rotate
 from fovea.policies.shared_prefix import Layout, Scoring, two_streams
 
 LAYERS = {
@@ -56,7 +56,7 @@ def run(
       keep: a list that receives each layer's (keys, values), both (K, L, D).
     """
     cos, sin = (t[0] for t in text.rotary_emb(x_LC, positions))
-    tail, needed = layout.tailed(), layout.needed
+    tail, needed = layout.tailed(), beside(layout.needed, x_LC)
     last = len(text.layers) - 1
     for i, layer in enumerate(text.layers):
         x_LC, kv = through(layer, _layer, x_LC, cos, sin, layout if i < last else tail, None if i < last else needed, keep is not None)

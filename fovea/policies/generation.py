@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fovea.policies.decoder import norms_of, scoring_of
 from fovea.policies.head import capped
 from fovea.policies.lora import weight_of
-from fovea.policies.ops import rms_parts
+from fovea.policies.ops import beside, rms_parts
 from fovea.policies.shared_prefix import Scoring
 
 
@@ -130,7 +130,7 @@ class Cohort:
 
     Args:
       prefix_k: per layer (N, K, D, P), paired and ready for the matrix product; prefix_v: per layer (N, K, P, D).
-      prompt_N: length of each prompt.
+      prompt_N: length of each prompt. This and the other books (owner_R, length_R) lie on the CPU, so that reading them waits for nothing.
       owner_R: prompt of each row, ascending.
       suffix: (2, layers, R, K, room, D) keys and values of each row's own tokens.
       length_R: tokens held in each row's suffix.
@@ -157,7 +157,7 @@ class Cohort:
 
     def keep(self, index_R: Tensor | Sequence[int]) -> None:
         """Drop every row that is not in `index_R` (ascending), and the prompts that no row uses any more."""
-        index = torch.as_tensor(index_R, dtype=torch.long)
+        index = torch.as_tensor(index_R, dtype=torch.long, device="cpu")
         if len(index) == self.R:
             return
         slots = self._slots()[index]
@@ -178,10 +178,10 @@ class Cohort:
         """Lay the rows' caches out in (N, G) slots: `values` (layers, N, K, G, room, D), `keys` (..., D, room) ready for their product."""
         self.N, P = len(self.prefix_k[0]), self.prefix_k[0].shape[-1]
         beyond = torch.arange(P) >= self.prompt_N[:, None]
-        self.prefix_mask = suffix.new_zeros(beyond.shape).masked_fill_(beyond, float("-inf")) if beyond.any() else None
+        self.prefix_mask = suffix.new_zeros(beyond.shape).masked_fill_(beside(beyond, suffix), float("-inf")) if beyond.any() else None
         count_N = torch.bincount(self.owner_R, minlength=self.N)
         self.G = int(count_N.max()) if self.R else 0
-        self.slot_R = None if bool((count_N == self.G).all()) else self._slots()
+        self.slot_R = None if bool((count_N == self.G).all()) else beside(self._slots(), suffix)
         self.level = bool((self.length_R == self.length_R[:1]).all())
         _, layers, _, K, room, D = suffix.shape
         self.room = room
@@ -224,12 +224,12 @@ class Cohort:
         if self.prefix_mask is not None:
             mask[..., :P] = self.prefix_mask[:, None]
         if not self.level:
-            beyond = torch.arange(self.used) > self.length_R[:, None]
+            beyond = beside(torch.arange(self.used) > self.length_R[:, None], like)
             mask.view(self.N * self.G, -1)[self._slots(), P:] = like.new_zeros(beyond.shape).masked_fill_(beyond, float("-inf"))
         if reach is not None:
             place_R = torch.cat([torch.arange(P).expand(self.R, -1), prompt_R[:, None] + torch.arange(self.used)], 1)
             left = place_R <= (at_R - reach)[:, None]
-            mask.view(self.N * self.G, -1)[self._slots()] += like.new_zeros(left.shape).masked_fill_(left, float("-inf"))
+            mask.view(self.N * self.G, -1)[self._slots()] += like.new_zeros(left.shape).masked_fill_(beside(left, like), float("-inf"))
         return mask[:, None, :, None]
 
     def attend(self, layer: int, scoring: Scoring, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

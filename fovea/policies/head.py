@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fovea.policies.ops import beside
+
 BLOCK = 1 << 24
 """Logits per block (64 MB in float32)."""
 
@@ -97,7 +99,7 @@ class _Head(torch.autograd.Function):
 def _blocks(h: Tensor, w: Tensor, source: Tensor) -> list[tuple[slice, slice]]:
     step = max(1, BLOCK // len(w))
     starts = list(range(0, len(h), step))
-    edges = torch.searchsorted(source, torch.tensor([*starts, len(h)], device=source.device)).tolist()
+    edges = torch.searchsorted(source, beside(torch.tensor([*starts, len(h)]), source)).tolist()
     return [(slice(a, min(a + step, len(h))), slice(edges[i], edges[i + 1])) for i, a in enumerate(starts)]
 
 

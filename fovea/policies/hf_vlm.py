@@ -31,6 +31,7 @@ from fovea.policies.families import FAMILIES, Family
 from fovea.policies.generation import Cohort
 from fovea.policies.head import capped, logp_and_entropy
 from fovea.policies.lora import LoRA
+from fovea.policies.ops import beside
 from fovea.policies.processor import Cache, Picture, Processor, Prompt
 from fovea.policies.shared_prefix import Layout
 from fovea.policies.vision import Features
@@ -43,7 +44,13 @@ HUB_FILES = ("*.json", "*.jinja", "*.safetensors")
 
 
 class Model(nn.Module):
-    """One set of weights: the checkpoint's model and, where a method needs values, a linear head on its last hidden state."""
+    """One set of weights: the checkpoint's model and, where a method needs values, a linear head on its last hidden state.
+
+    Attributes:
+      in_step: the weights are shared out, so every backward pass must come through the same layers, pictures or not.
+    """
+
+    in_step = False
 
     def __init__(self, vlm: Any, value_head: bool):
         super().__init__()
@@ -295,13 +302,14 @@ class HFVLM:
         owner_R = torch.tensor([n for n, group in enumerate(suffixes) for _ in group], dtype=torch.long)
         length_R = torch.tensor([len(s) for s in rows], dtype=torch.long)
         end_R = len(prefixes) + length_R.cumsum(0) - 1
-        hidden_R = hidden[torch.where(length_R > 0, end_R, owner_R)]
+        hidden_R = hidden[beside(torch.where(length_R > 0, end_R, owner_R), hidden)]
         cohort = self._cohort(prefixes, layout, kept, owner_R, length_R, room)
         return cohort, capped((hidden_R @ self.model.vlm.lm_head.weight.t()).float(), self.model.cap)
 
     def decode(self, cohorts: Sequence[Cohort], tokens: Sequence[Tensor]) -> list[Tensor]:
         """One token for every row of every cohort -> the raw logits of the next one, (R, V) per cohort, in float32."""
-        return generation.step(self._weights(), cohorts, tokens)
+        weights = self._weights()
+        return generation.step(weights, cohorts, [beside(t, weights.head) for t in tokens])
 
     def predict(
         self, images: Image.Image | Sequence[Image.Image], text: str, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
@@ -312,6 +320,7 @@ class HFVLM:
         cohort, logits = self.prefill([self.encode(user(text, len(pictures)), pictures)], [[()]], max_new_tokens)
         ids: list[int] = []
         while True:
+            logits = logits.cpu()  # where `draw` is
             logits[:, list(self.banned_ids)] = float("-inf")
             chosen = torch.multinomial((logits / temperature).softmax(-1), 1, generator=draw)[:, 0] if temperature else logits.argmax(-1)
             if int(chosen) in self.eos_ids:
@@ -329,6 +338,7 @@ class HFVLM:
 
         `logp` and `entropy` (B, T) are those of softmax(logits / temperature) without the banned ids, zero where `mask_BT` is zero: what
         the environment inserted is context only. `value` (B, T) reads the state before each unit, `next_value` (B,) that after the last.
+        All lie where the batch lies, wherever the weights are.
         """
         if torch.is_grad_enabled() and self._fused is not None:
             self._fused = None  # weights fused for decoding are of no use to an update, and as large as the decoder
@@ -367,18 +377,18 @@ class HFVLM:
             logp, entropy = logp_and_entropy(
                 hidden,
                 model.vlm.lm_head.weight,
-                before_BT[chosen_BT],
-                actions_BT[chosen_BT],
-                torch.tensor(self.banned_ids),
+                beside(before_BT[chosen_BT], hidden),
+                beside(actions_BT[chosen_BT], hidden),
+                beside(torch.tensor(self.banned_ids), hidden),
                 self.temperature,
                 "entropy" in want,
                 model.cap,
             )
-            for name, x in (("logp", logp), ("entropy", entropy)):
+            for name, x in (("logp", beside(logp, actions_BT)), ("entropy", beside(entropy, actions_BT))):
                 if name in want:
                     out[name] = x.new_zeros(chosen_BT.shape).masked_scatter(chosen_BT, x)[back]
         if want & {"value", "next_value"}:
-            value = self._value(model, hidden)
+            value = beside(self._value(model, hidden), actions_BT)
             out["value"] = torch.where(chosen_BT, value[before_BT], 0)[back]
             if "next_value" in want:
                 out["next_value"] = value[len(prefixes) + held_B.cumsum(0) - 1][back]
@@ -399,25 +409,29 @@ class HFVLM:
     ) -> Tensor:
         """Hidden states of each prefix's last token and of all row tokens, (N + rows, C), for the packed row that `layout` describes."""
         prompts: list[Prompt] = [p.data for p in prefixes]
-        ids = torch.cat([*(p.ids for p in prompts), row_tokens])
-        positions = model.axes(_positions(prompts, layout)[:, None])
+        weight = model.text.embed_tokens.weight
+        ids = beside(torch.cat([*(p.ids for p in prompts), row_tokens]), weight)
+        positions = model.axes(beside(_positions(prompts, layout)[:, None], weight))
         visual, at = self._visual(model, prompts), torch.cat([p.places + span[0] for p, span in zip(prompts, layout.spans)])
+        at = beside(at, weight)
         # a family may keep its placeholder outside the vocabulary; what stands there is replaced anyway
         x = model.text.embed_tokens(ids.index_fill(0, at, 0))
         deep = None
         if visual is not None:
             x = x.index_copy(0, at, visual.tokens.to(x.dtype))
             deep = (at, visual.deep) if visual.deep else None
+        if model.in_step and torch.is_grad_enabled() and any(p.requires_grad for p in model.visual_parameters):
+            x = x if x.requires_grad else x.requires_grad_()  # as with pictures, whose gradients go on into the tower
         if keep is not None or self._direct():
             return decoder.run(model.text, x, positions, layout, deep, keep)
         extra: dict[str, Any] = {}
         if deep is not None:
-            shown = torch.zeros(len(ids), dtype=torch.bool).index_fill_(0, at, True)
+            shown = torch.zeros_like(ids, dtype=torch.bool).index_fill_(0, at, True)
             extra = {"visual_pos_masks": shown[None], "deepstack_visual_embeds": list(deep[1])}
         # a mask of four axes is passed on as it is; without one the text model would make a dense mask of the restarting positions
-        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+        mask = torch.ones_like(ids[:1], dtype=torch.bool)[None, None, None]
         out = model.text(inputs_embeds=x[None], attention_mask=mask, position_ids=positions, use_cache=False, layout=layout, **extra)
-        return out.last_hidden_state[0].index_select(0, layout.needed)
+        return out.last_hidden_state[0].index_select(0, beside(layout.needed, x))
 
     def _direct(self, trained: bool = True) -> bool:
         """Whether to take the direct loop; checkpointed layers recompute themselves only in the family's forward."""
@@ -475,7 +489,7 @@ class HFVLM:
             for i, (k, v) in enumerate(kept):
                 suffix[0, i, r, :, :t], suffix[1, i, r, :, :t] = generation.pair(k[:, a : a + t]), v[:, a : a + t]
         first_R = torch.tensor([p.data.next_position for p in prefixes])[owner_R]
-        positions = (first_R[:, None] + torch.arange(size)).expand(3, -1, -1)
+        positions = beside((first_R[:, None] + torch.arange(size)).expand(3, -1, -1), suffix)
         precise = suffix.new_zeros((), dtype=torch.promote_types(suffix.dtype, torch.float32))
         cos, sin = (x[..., : D // 2].contiguous() for x in self.model.text.rotary_emb(precise, self.model.axes(positions)))
         return Cohort(prefix_k, prefix_v, torch.tensor(layout.prefix), owner_R, suffix, length_R, torch.complex(cos, sin))

@@ -8,6 +8,11 @@ import torch
 from torch import Tensor
 
 
+def beside(x: Tensor, other: Tensor) -> Tensor:
+    """`x` on the device of `other`; as it is where either has a shape and no data (`fovea.trace`), because indices are read there."""
+    return x if x.is_meta or other.is_meta or x.device == other.device else x.to(other.device)
+
+
 def norm(module: Any, x: Tensor) -> Tensor:
     """A family's LayerNorm or RMSNorm; RMSNorm in full precision with a fused backward."""
     if x.dtype in (torch.float32, torch.float64) and (rms := rms_parts(module)) is not None:

@@ -24,6 +24,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from fovea.policies.ops import beside
+
 NAME = "fovea_shared_prefix"
 
 
@@ -113,6 +115,14 @@ class Layout:
             buckets.append(Bucket((len(members), T), take.flatten(), None if valid.all() else valid.flatten()))
         return tuple(buckets)
 
+    def buckets_beside(self, x: Tensor) -> tuple[Bucket, ...]:
+        """`buckets` on the device of `x`, moved there once."""
+        held: dict[Any, tuple[Bucket, ...]] = self.__dict__.setdefault("_placed", {})
+        if x.device not in held:
+            moved = ((b.shape, beside(b.take, x), None if b.valid is None else beside(b.valid, x)) for b in self.buckets)
+            held[x.device] = tuple(Bucket(*b) for b in moved)
+        return held[x.device]
+
     def tailed(self) -> Layout:
         return replace(self, tail=True)
 
@@ -186,7 +196,7 @@ class _TwoStreams(torch.autograd.Function):
             out[:, part], lse[:, part] = out_p.flatten(0, 1), lse_p.flatten(0, 1)
         answers = slice(layout.head, Lq)
         ky, vy = k[:, layout.prefix_tokens :], v[:, layout.prefix_tokens :]
-        for bucket in layout.buckets:
+        for bucket in layout.buckets_beside(q):
             causal = _own(bucket, layout, scoring)
             out_o, lse_o = flash(_block(q[:, answers], bucket), _block(ky, bucket, R), _block(vy, bucket, R), causal, scoring)
             _merge(out[:, answers], lse[:, answers], out_o, lse_o, bucket)
@@ -208,7 +218,7 @@ class _TwoStreams(torch.autograd.Function):
             dk[:, a:b] += gk.sum(1)
             dv[:, a:b] += gv.sum(1)
         answers, keys = slice(layout.head, q.shape[1]), slice(layout.prefix_tokens, k.shape[1])
-        for bucket in layout.buckets:
+        for bucket in layout.buckets_beside(q):
             sides = _block(q[:, answers], bucket), _block(k[:, keys], bucket, R), _block(v[:, keys], bucket, R)
             g = _block(grad[:, answers], bucket)
             if bucket.valid is not None:
@@ -300,6 +310,7 @@ def flash(q: Tensor, k: Tensor, v: Tensor, causal: bool | Tensor, scoring: Scori
         lse = s.logsumexp(-1)
         out = (s - lse[..., None]).exp().to(v.dtype) @ v
     if masked and (blind := causal.amax(-1) < 0).any():
+        blind = beside(blind, out)
         out, lse = out.masked_fill(blind[:, None], 0), lse.masked_fill(blind, float("-inf"))
     return out, lse
 

@@ -23,7 +23,7 @@ from transformers.vision_utils import (
     get_vision_window_index,
 )
 
-from fovea.policies.ops import norm, rotate
+from fovea.policies.ops import beside, norm, rotate
 from fovea.policies.processor import Picture
 
 NAME = "fovea_flash_segments"
@@ -67,12 +67,13 @@ def install(visual: Any) -> None:
 
 def packed(vlm: Any, pictures: Sequence[Picture], direct: bool) -> list[Features]:
     """Features of each picture, all patches in one row; `direct` takes the shorter loop."""
-    patches, visual = _one_width(pictures), vlm.model.visual
+    visual = vlm.model.visual
+    patches = beside(_one_width(pictures), visual.patch_embed.proj.weight)
     grids = tuple(p.grid for p in pictures)
     if direct:
         merged, deep = _run(visual, patches, _plan_of(visual, grids))
     else:
-        out = visual(patches, grid_thw=torch.tensor(grids))
+        out = visual(patches, grid_thw=beside(torch.tensor(grids), patches))
         merged, deep = out.pooler_output, getattr(out, "deepstack_features", None) or ()
     tokens = [x.split([p.tokens for p in pictures]) for x in (merged, *deep)]
     return [Features(first, tuple(rest)) for first, *rest in zip(*tokens)]
@@ -102,7 +103,7 @@ def any_resolution(vlm: Any, pictures: Sequence[Picture], direct: bool) -> list[
     stills = [p for p in pictures if p.seconds is None]
     found = {p.key: features for p, features in zip(stills, _in_batches(vlm, stills, arguments))}
     for clip in (p for p in pictures if p.seconds is not None):
-        out = vlm.model.get_video_features(clip.pixels.to(vlm.dtype)[None], return_dict=True)
+        out = vlm.model.get_video_features(beside(clip.pixels.to(vlm.dtype)[None], vlm.lm_head.weight), return_dict=True)
         found[clip.key] = Features(out.pooler_output[0])
     return [found[p.key] for p in pictures]
 
@@ -116,7 +117,8 @@ def _in_batches(vlm: Any, pictures: Sequence[Picture], arguments: Callable[[Sequ
     found: dict[str, Features] = {}
     for group in groups.values():
         batch = [p for p, _ in group]
-        out = vlm.model.get_image_features(**arguments(batch, torch.cat([x for _, x in group])), return_dict=True)
+        pixels = beside(torch.cat([x for _, x in group]), vlm.lm_head.weight)
+        out = vlm.model.get_image_features(**arguments(batch, pixels), return_dict=True)
         tokens = torch.cat([x.flatten(0, -2) for x in out.pooler_output])
         found |= {p.key: Features(x) for p, x in zip(batch, tokens.split([p.tokens for p in batch]), strict=True)}
     return [found[p.key] for p in pictures]
@@ -179,7 +181,7 @@ def _plan_of(visual: Any, grids: tuple[tuple[int, int, int], ...]) -> Plan:
     if grids not in plans:
         if len(plans) >= 256:
             plans.clear()
-        plans[grids] = _make_plan(visual, torch.tensor(grids))
+        plans[grids] = _make_plan(visual, beside(torch.tensor(grids), visual.patch_embed.proj.weight))
     return plans[grids]
 
 
@@ -191,7 +193,7 @@ def _make_plan(visual: Any, grids: Tensor) -> Plan:
     order = taps = tap_weights = None
     if hasattr(visual, "window_size"):
         order, edges = get_vision_window_index(grids, merge, visual.window_size, visual.patch_size)
-        windows = tuple(edges.diff().tolist())
+        windows, order = tuple(edges.diff().tolist()), beside(order, cos)
         cos, sin = _reorder(cos, order), _reorder(sin, order)
     if hasattr(visual, "pos_embed"):
         side, mode = visual.num_grid_per_side, visual.interpolation_mode
@@ -218,9 +220,10 @@ def attend_segments(q_SHD: Tensor, k_SHD: Tensor, v_SHD: Tensor, lengths: tuple[
         return _attend(q_SHD, k_SHD, v_SHD, lengths[0], scale)
     parts = []
     for length, index in groups:
+        index = beside(index, q_SHD)
         q, k, v = (x.index_select(0, index) for x in (q_SHD, k_SHD, v_SHD))
         parts.append(_attend(q, k, v, length, scale))
-    back = torch.cat([index for _, index in groups]).argsort()
+    back = beside(torch.cat([index for _, index in groups]).argsort(), q_SHD)
     return torch.cat(parts).index_select(0, back)
 
 

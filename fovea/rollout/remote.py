@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from fovea.images import rgb
 from fovea.rollout.engine import Call, Engine, Rollout
 from fovea.rollout.http import Unreachable, exchange
 from fovea.rollout.wire import PROTOCOLS, Aborted, Answer, Peer, Question
@@ -179,6 +180,7 @@ class RemoteRollout(Rollout):
         self.urls: dict[int, str] = {}
         self.asks: set[asyncio.Task[None]] = set()
         self.failure: BaseException | None = None
+        self.met: set[str] = set()  # urls of servers that were asked, in this rollout, which weights they hold
         self.locks = {server.url: asyncio.Lock() for server in engine.servers}
 
     # -- the driver -----------------------------------------------------------------------------------------------------------
@@ -262,7 +264,7 @@ class RemoteRollout(Rollout):
         """The picture as a data URL, without loss, made once per rollout (its owner keeps it alive in `shown`)."""
         if id(image) not in self.urls:
             raw = io.BytesIO()
-            image.convert("RGB").save(raw, "PNG", compress_level=1)
+            rgb(image).save(raw, "PNG", compress_level=1)
             self.urls[id(image)] = "data:image/png;base64," + base64.b64encode(raw.getvalue()).decode()
         return self.urls[id(image)]
 
@@ -278,13 +280,10 @@ class RemoteRollout(Rollout):
         counts, lost_at, failed = self.engine.counts, None, 0
         while True:
             server = await self.free()
+            server.busy += 1  # from here on, so that questions spread while the first weights are on their way
             try:
                 peer = await self.ready(server)
-                server.busy += 1
-                try:
-                    answers = await self.generate(server, peer, question)
-                finally:
-                    server.busy -= 1
+                answers = await self.generate(server, peer, question)
                 server.found()
             except (Unreachable, Aborted) as e:
                 server.lost(e)
@@ -298,6 +297,8 @@ class RemoteRollout(Rollout):
                 if failed == TRIES:
                     raise RemoteError(f"{e} ({TRIES} times, task {question.task!r})") from None
                 continue
+            finally:
+                server.busy -= 1
             silent = set() if peer.ours else {None}  # a server of ours always says
             found = {a.version for a in answers} - {self.engine.version} - silent
             if not found:
@@ -335,9 +336,17 @@ class RemoteRollout(Rollout):
                 server.peer = peer_of(await self.call(server, "GET", "/v1/models"))
             if server.asleep:
                 await self.wake_up(server)
+            if server.served is not None and server.url not in self.met:
+                server.served = await self.held(server)
+            self.met.add(server.url)
             if server.served != self.engine.version:
                 await self.send_weights(server, server.peer)
             return server.peer
+
+    async def held(self, server: Server) -> str | None:
+        """The version that the server says it holds: it may have been started again, unnoticed, since the last rollout."""
+        path = "/get_model_info" if self.engine.remote.protocol == "sglang" else "/weight_info"
+        return (await self.call(server, "GET", path, missing_ok=True)).get("weight_version")
 
     async def send_weights(self, server: Server, peer: Peer) -> None:
         folder, version = str(self.engine.weights()), self.engine.version

@@ -129,12 +129,13 @@ def read_openai(exchange: Exchange, body: bytes, url: str) -> list[Answer]:
     """The answers of any of the three routes."""
     read, q = Reader(url + exchange.path, exchange.question.task), exchange.question
     reply = read.json(body)
-    choices = read.rows(reply, "choices", len(q.keys))
+    choices = read.rows(read.field(reply, "choices", list), "choices", len(q.keys))
+    order = [read.field(row, "index", int) if "index" in row else 0 for row in choices]
     answers = []
-    for row in sorted(choices, key=lambda c: c.get("index", 0)):
-        asked = row.get("prompt_token_ids") or reply.get("prompt_token_ids")
-        if asked is not None:
-            read.same_prompt(asked, q)
+    for row in (choices[i] for i in sorted(range(len(choices)), key=order.__getitem__)):
+        asked = row if row.get("prompt_token_ids") else reply
+        if asked.get("prompt_token_ids") is not None:
+            read.same_prompt(read.field(asked, "prompt_token_ids", list), q)
         elif q.images:
             read.fail("prompt_token_ids", "nothing", "the prompt's token ids", "the server is too old for return_token_ids")
         logprobs = read.field(row, "logprobs", dict)
@@ -142,7 +143,7 @@ def read_openai(exchange: Exchange, body: bytes, url: str) -> list[Answer]:
             logps = [read.field(x, "logprob", (int, float)) for x in read.field(logprobs, "content", list)]
         else:
             logps = read.field(logprobs, "token_logprobs", list)
-        spans = row.get("weight_versions") or []
+        spans = read.rows(read.field(row, "weight_versions", list), "weight_versions") if row.get("weight_versions") else []
         version = reply.get("weight_version") or (spans[-1].get("version") if spans else None)
         answers.append(read.answer(read.field(row, "token_ids", list), logps, row.get("finish_reason"), version, q))
     return answers
@@ -190,23 +191,23 @@ def sglang(question: Question, peer: Peer) -> Exchange:
 def read_sglang(exchange: Exchange, body: bytes, url: str) -> list[Answer]:
     read, q = Reader(url + exchange.path, exchange.question.task), exchange.question
     reply = read.json(body)
-    rows = [reply] if isinstance(reply, dict) else reply
-    if not isinstance(rows, list) or len(rows) != len(q.keys):
-        read.fail("the answer", f"{len(rows)} rows", f"{len(q.keys)}", "the server ignored n")
     answers = []
-    for row in rows:
+    for row in read.rows([reply] if isinstance(reply, dict) else reply, "the answer", len(q.keys)):
         meta = read.field(row, "meta_info", dict)
         expected = len(q.prompt) + len(q.said)
         if meta.get("prompt_tokens", expected) != expected:
             read.fail("meta_info.prompt_tokens", meta["prompt_tokens"], expected, OTHER_PROMPT)
         triples = read.field(meta, "output_token_logprobs", list)
-        finish = (meta.get("finish_reason") or {}).get("type")
+        if odd := [t for t in triples if not isinstance(t, list) or len(t) < 2]:
+            read.fail("output_token_logprobs", f"{odd[0]!r} among them", "[log-prob, token id, ...] for each token", OTHER_SHAPE)
+        finish = read.field(meta, "finish_reason", dict).get("type") if meta.get("finish_reason") else None
         answers.append(read.answer([t[1] for t in triples], [t[0] for t in triples], finish, meta.get("weight_version"), q))
     return answers
 
 
 # -- reading ------------------------------------------------------------------------------------------------------------------
 
+OTHER_SHAPE = "the server speaks another version of this protocol"
 OTHER_PROMPT = "the server runs another checkpoint, chat template or image size than the trainer"
 
 
@@ -237,10 +238,14 @@ class Reader:
             self.fail(name, type(value).__name__, getattr(kind, "__name__", "a number"), cause)
         return value
 
-    def rows(self, reply: Any, name: str, count: int) -> list[Any]:
-        rows = self.field(reply, name, list)
-        if len(rows) != count:
+    def rows(self, rows: Any, name: str, count: int | None = None) -> list[dict[str, Any]]:
+        """`rows` as a list of objects, `count` of them where that is known."""
+        if not isinstance(rows, list):
+            self.fail(name, type(rows).__name__, "a list", OTHER_SHAPE)
+        if count is not None and len(rows) != count:
             self.fail(name, f"{len(rows)} rows", count, "the server ignored n")
+        if odd := [i for i, row in enumerate(rows) if not isinstance(row, dict)]:
+            self.fail(f"{name}[{odd[0]}]", type(rows[odd[0]]).__name__, "an object", OTHER_SHAPE)
         return rows
 
     def same_prompt(self, found: Sequence[int], q: Question) -> None:

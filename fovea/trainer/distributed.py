@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
@@ -62,6 +63,8 @@ class Team:
     def __init__(self, rank: int = 0, size: int = 1, device: str = "cpu", store: Any = None):
         self.rank, self.size, self.device, self._store = rank, size, device, store
         self.units: list[Any] = []
+        self._reached: set[int] = set()  # ids of the sharded weights that backward passes came to since the last update
+        self._watch = _Watch(store) if device.startswith("cuda") and size > 1 else None
 
     @classmethod
     def join(cls, device: str = "cpu") -> Team:
@@ -97,13 +100,26 @@ class Team:
         """Leave the team. Another process's end becomes `ProcessLost` with its reason; an error of our own is left as the reason."""
         if self.size == 1:
             return
-        lost = ProcessLost(self._why()) if _is_loss_of_contact(error) else None
+        ended = self._watch is not None and self._watch.close()
+        lost = ProcessLost(self._why()) if ended or _is_loss_of_contact(error) else None
         if error is not None and lost is None and not isinstance(error, ProcessLost):
             with contextlib.suppress(RuntimeError):
                 self._store.compare_set(REASON, "", f"process {self.rank} of {self.size}: {type(error).__name__}: {error}")
-        dist.destroy_process_group()
+        if error is not None and self._watch is not None:
+            _abort()  # the orderly end waits for exchanges that the others may never join
+        else:
+            dist.destroy_process_group()
+        if error is not None:
+            self._let_go()
         if lost is not None:
             raise lost from error
+
+    def _let_go(self) -> None:
+        """Sharded weights hold on to the connections, and gloo's close, for the others to notice, only when nobody does."""
+        for unit, _ in self.units:
+            for group in unit._get_fsdp_state()._fsdp_param_groups:
+                group.mesh_info.shard_process_group = None
+                group.mesh_info.mesh._pg_registry.clear()
 
     def only_main(self, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """`make(...)` on the main process, something silent on the others."""
@@ -163,8 +179,8 @@ class Team:
         for rank, part in enumerate(self.gather(lambda: {name: x[mine_B] for name, x in streams.items()})):
             for name, rows in part.items():
                 if name not in out:
-                    out[name] = rows.new_zeros(len(home_B), *rows.shape[1:]).to(self.device)
-                out[name][home_B == rank] = rows.to(out[name].device)
+                    out[name] = rows.new_zeros(len(home_B), *rows.shape[1:])
+                out[name][home_B == rank] = rows
         return out
 
     def _exchange(self, data: bytes) -> list[bytes]:
@@ -204,6 +220,7 @@ class Team:
         for root, layers in policy.shardable():
             for module in (*layers, root):
                 unit: Any = module
+                _one_kind(unit)
                 fully_shard(unit, mesh=mesh)
                 if unit is not root:
                     unit.as_forward = partial(_as_forward, unit)
@@ -212,7 +229,29 @@ class Team:
                 unit.set_force_sum_reduction_for_comms(True)
                 unit.set_reduce_scatter_unused_params(True)
                 self.units.append((unit, unit is not root))
+            for unit in (*layers, root):
+                self._note_reached(unit)
             root.list_parameters()
+            root.in_step = True
+
+    def _note_reached(self, unit: Any) -> None:
+        """From now on remember which weights of a unit a backward pass comes to: sharding gives zeros to those that it does not."""
+        shards = [(module, name, p) for module in unit.modules() for name, p in module._parameters.items() if is_shard(p)]
+        unit.unshard()
+        for module, name, shard in shards:
+            weight = module._parameters[name]
+            if weight.requires_grad and not is_shard(weight):
+                weight.register_post_accumulate_grad_hook(partial(self._reach, id(shard)))
+        unit.reshard()
+
+    def _reach(self, key: int, _: Tensor) -> None:
+        self._reached.add(key)
+
+    def go_along(self, outputs: Iterable[Tensor]) -> None:
+        """A backward pass that changes nothing: all processes must come through the sharded layers equally often."""
+        reached = set(self._reached)
+        torch.stack([0.0 * x.sum() for x in outputs if x.requires_grad]).sum().backward()
+        self._reached = reached
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
@@ -236,15 +275,19 @@ class Team:
 
         A weight without a gradient on every process keeps none, so that the optimizer passes it over as it would in one process.
         """
-        plain = [w for w in weights if not is_shard(w)]
-        if self.size == 1 or not plain:
+        if self.size == 1 or not weights:
             return
-        has = torch.tensor([w.grad is not None for w in plain], dtype=torch.uint8)
+        has = torch.tensor([id(w) in self._reached if is_shard(w) else w.grad is not None for w in weights], dtype=torch.uint8)
         dist.all_reduce(has, dist.ReduceOp.MAX)
-        used = [w for w, flag in zip(plain, has.tolist()) if flag]
-        for w in used:
-            w.grad = torch.zeros_like(w) if w.grad is None else w.grad
-        for bucket in _buckets(used):
+        self._reached.clear()
+        plain = []
+        for w, used in zip(weights, has.tolist(), strict=True):
+            if not used:
+                w.grad = None
+            elif not is_shard(w):
+                w.grad = torch.zeros_like(w) if w.grad is None else w.grad
+                plain.append(w)
+        for bucket in _buckets(plain):
             precise = torch.promote_types(bucket[0].dtype, torch.float32)
             flat = torch.cat([w.grad.flatten().to(precise) for w in bucket])  # type: ignore[union-attr]
             dist.all_reduce(flat)
@@ -303,6 +346,45 @@ class Team:
             f"process {self.rank} of {self.size} has lost contact with another process of the run: {found}. "
             "The last complete checkpoint stands; the same command goes on from it."
         )
+
+
+class _Watch(threading.Thread):
+    """Frees this process from exchanges that another one will never join.
+
+    gloo notices that a process has gone; NCCL waits for it. So whoever fails leaves its reason in the store, as everywhere, and the watch
+    of each other process, which finds it there, takes the exchanges down unless the process ends by itself within `grace_s`. A store that
+    does not answer has gone with the process that kept it.
+    """
+
+    def __init__(self, store: Any, abort: Callable[[], None] | None = None, every_s: float = 2.0, grace_s: float = 10.0):
+        super().__init__(name="watch", daemon=True)
+        self.store, self.abort, self.every_s, self.grace_s = store, abort or _abort, every_s, grace_s
+        self.over, self.acted = threading.Event(), False
+        self.start()
+
+    def run(self) -> None:
+        while not self.over.wait(self.every_s):
+            if self._told():
+                if not self.over.wait(self.grace_s):
+                    self.acted = True
+                    self.abort()
+                return
+
+    def _told(self) -> bool:
+        try:
+            return self.store.check([REASON])
+        except RuntimeError:
+            return True
+
+    def close(self) -> bool:
+        """Stop watching; whether exchanges were taken down."""
+        self.over.set()
+        return self.acted
+
+
+def _abort() -> None:
+    """End all exchanges of this process where they stand."""
+    dist.distributed_c10d._abort_process_group()
 
 
 ALONE = Team()
@@ -397,6 +479,16 @@ def _models(policy: Any) -> list[nn.Module]:
 def _tensors(policy: Any) -> list[Tensor]:
     """Weights and buffers, each once."""
     return list({id(x): x for m in _models(policy) for x in itertools.chain(m.parameters(), m.buffers())}.values())
+
+
+def _one_kind(unit: nn.Module) -> None:
+    """Refuse a unit whose trained weights are of several types, which cannot be reduced together."""
+    kinds = {str(p.dtype).removeprefix("torch.") for p in unit.parameters() if p.requires_grad and not is_shard(p)}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"parallel='fsdp': trained weights of a {type(unit).__name__} are {' and '.join(sorted(kinds))} (adapters are float32 "
+            "at least); expected one type for all: dtype 'float32', or parallel='data'"
+        )
 
 
 def _as_forward(unit: Any, work: Callable[..., Any], *args: Any) -> Any:

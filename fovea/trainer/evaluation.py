@@ -49,7 +49,6 @@ class Evaluation:
             f"{prefix}/accuracy_high": high,
             f"{prefix}/n": float(total),
             **{f"{prefix}/accuracy/{s}": a for s, a in self.accuracy.items()},
-            **{f"{prefix}/n/{s}": float(self.count[s]) for s in self.accuracy},
         }
 
 

@@ -176,10 +176,12 @@ def optimizer_step(
         loss, metrics = method.loss(out, micro)
         if loss.requires_grad:
             loss.backward()
+        elif team.sharded:
+            team.go_along(out.values())
         for name, value in {"loss/total": loss.detach(), **metrics}.items():
             sums[name] = sums.get(name, 0.0) + float(value)
     for _ in range(rounds - len(micros)):
-        keep_step(policy, method.needs.loss)
+        keep_step(policy, method.needs.loss, team)
     sums = team.add(sums)
     trained = trained_weights(optimizer)
     team.add_gradients(trained)
@@ -203,14 +205,13 @@ def clip(weights: Sequence[Tensor], largest: float, team: Team) -> float:
     return float(norm)
 
 
-def keep_step(policy: Any, names: frozenset[str]) -> None:
+def keep_step(policy: Any, names: frozenset[str], team: Team) -> None:
     """A forward and backward on one token that changes nothing: with sharded weights every process must make equally many."""
     from fovea.trainer.offline import given_episode
 
     task = Task(id="idle", source="idle", prompt=user("", images=0))
     group = Group(task, [given_episode(policy, task, policy.encode(task.prompt, ()), "", "gold", Context())])
-    out = evaluate_with_gradient(policy, collate([group]), names)
-    torch.stack([0.0 * x.sum() for x in out.values()]).sum().backward()
+    team.go_along(evaluate_with_gradient(policy, collate([group]), names).values())
 
 
 def evaluate_with_gradient(policy: Learner, micro: Batch, names: frozenset[str]) -> dict[str, Tensor]:

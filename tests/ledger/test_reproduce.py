@@ -71,6 +71,20 @@ def test_without_an_arm_there_is_no_verdict():
     assert row(random=())["verdict"] is None and row(random=())["effect"] == 0.5
 
 
+def test_too_few_scored_answers_give_no_verdict(tmp_path):
+    arms = results(more=((1, 1, 1, 1),) * 2, **EVEN)
+    assert build_row("mine", CLAIM, "hash", arms)["unscored"] is None
+    arms["more"][1] = replace(arms["more"][1], unscored=1)
+    found = build_row("mine", claim(max_unscored=0.2), "hash", arms)
+    assert found["arms"]["more"]["unscored"] == [0, 1] and found["arms"]["less"]["unscored"] == [0, 0]
+    assert found["unscored"] == {"arm": "more", "seed": 1, "share": 0.2, "allowed": 0.2}
+    assert found["verdict"] == "reproduced"
+    strict = build_row("mine", CLAIM, "hash", arms)
+    assert (strict["verdict"], strict["control"]) == (None, None)
+    said = "20.0% of the held-out answers of more, seed 1, were not scored; the claim allows 1.0%"
+    assert uncounted(CLAIM, strict, 2, False, tmp_path / "mine.py") == said and said in table(strict)
+
+
 def test_what_does_not_count(tmp_path):
     full, file = row(), tmp_path / "mine.py"
     assert uncounted(CLAIM, full, 2, False, file) == ""
@@ -137,7 +151,7 @@ def processes(monkeypatch):
         started.append(job.arm)
         job.folder.mkdir(parents=True, exist_ok=True)
         (job.folder / runs.LOG).write_text("ValueError: the lens is dirty\n")
-        program = 'import sys, pathlib; pathlib.Path(sys.argv[1]).write_text(\'{"answers": [], "train_seconds": 5}\')'
+        program = 'import sys, pathlib; pathlib.Path(sys.argv[1]).write_text(\'{"answers": [], "unscored": 0, "train_seconds": 5}\')'
         return subprocess.Popen(
             [sys.executable, "-S", "-c", "import sys; sys.exit(3)" if job.arm == "bad" else program, str(job.folder / runs.RESULT)]
         )

@@ -90,6 +90,17 @@ def test_members_of_a_group_are_asked_for_at_once():
     assert engine.counts["episodes"] == 14
 
 
+def test_transparency_is_laid_on_white_as_in_the_local_engine():
+    clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    seen = []
+    with serving(SavedPolicy()) as (url, app):
+        encode = app.policy.encode
+        app.policy.encode = lambda messages, images: seen.extend(images) or encode(messages, images)
+        task = Task(id="a", source="toy", prompt=user("a", 1), images=(clear,))
+        RemoteEngine(SavedPolicy(), Remote(url, **QUICK)).rollout([task], 1, Sampling(max_new_tokens=2))
+    assert seen[0].mode == "RGB" and seen[0].getpixel((0, 0)) == (255, 255, 255)
+
+
 def test_new_weights_are_sent_once_per_version_and_old_folders_go(tmp_path):
     policy = SavedPolicy(1)
     with serving(SavedPolicy()) as (one, first), serving(SavedPolicy()) as (two, second):
@@ -110,10 +121,46 @@ def test_weights_changed_behind_our_back_are_noticed_and_corrected():
     with serving(SavedPolicy()) as (url, app):
         engine = RemoteEngine(policy, Remote(url, **QUICK))
         engine.rollout([ask("z")], 2, Sampling(max_new_tokens=2))
-        app.policy.weight, app.generator.version = 99, "somebody-else"
+        answer = app.completions
+
+        async def changed(request):
+            app.policy.weight, app.generator.version = 99, "somebody-else"
+            app.routes["POST", "/v1/completions"] = answer
+            return await answer(request)
+
+        app.routes["POST", "/v1/completions"] = changed
         groups = engine.rollout([ask("a")], 4, Sampling(max_new_tokens=6))
         assert books(groups) == books(expected)
         assert engine.counts["stale"] == 4 and engine.counts["updates"] == 2
+
+
+@pytest.mark.parametrize("tells", [True, False])
+@pytest.mark.parametrize("protocol", ["openai", "sglang"])
+def test_a_silent_server_that_was_started_again_between_rollouts_gets_the_weights(protocol, tells):
+    """A server whose answers name no version: what it holds is asked once per rollout, or, where it cannot say, sent again."""
+    held, log = {}, []
+
+    async def remember(request):
+        log.append(request.path)
+        body = request.json() if request.body else {}
+        if request.path in ("/weight_info", "/get_model_info"):
+            if not tells:
+                raise Refused(404, "no such route")
+            return {"weight_version": held.get("version", "default")}
+        held["version"] = body.get("new_version") or body.get("weight_version") or held.get("version")
+        return {"success": True}
+
+    own = ("/weight_info", "/get_model_info", "/update_weight_version", "/update_weights_from_disk")
+    with fake_server(owner="vllm" if protocol == "openai" else "sglang", instead=dict.fromkeys(own, remember)) as url:
+        engine = RemoteEngine(SavedPolicy(), Remote(url, protocol, **QUICK))
+        for _ in range(2):
+            engine.rollout([ask("a"), ask("b")], 2, Sampling(max_new_tokens=5))
+        assert engine.counts["updates"] == (1 if tells else 2)
+        held.clear()  # started again
+        engine.rollout([ask("a"), ask("b")], 2, Sampling(max_new_tokens=5))
+        assert engine.counts["updates"] == (2 if tells else 3)
+    assert held["version"] == engine.version
+    assert sum("info" in path for path in log) == 2
 
 
 def test_a_server_that_never_takes_the_weights_is_refused():
@@ -235,13 +282,19 @@ def test_a_server_that_goes_before_it_sleeps_costs_no_answer():
     assert books(groups)
 
 
-def sent(url, head, body=b""):
-    """Status and message of the answer to raw bytes."""
+def reply_to(url, head, body=b""):
+    """Status and JSON of the answer to raw bytes."""
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as s:
         s.sendall(head.replace("\n", "\r\n").encode() + body)
         answer = b"".join(iter(lambda: s.recv(4096), b""))
-    return int(answer.split()[1]), json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["message"]
+    return int(answer.split()[1]), json.loads(answer.partition(b"\r\n\r\n")[2])
+
+
+def sent(url, head, body=b""):
+    """Status and message of the refusal of raw bytes."""
+    status, reply = reply_to(url, head, body)
+    return status, reply["error"]["message"]
 
 
 def test_a_body_is_read_only_after_the_token():
@@ -268,16 +321,58 @@ def test_what_the_context_does_not_hold_is_refused_before_it_is_generated(body, 
     assert status == 400 and message in found
 
 
+def test_only_the_request_whose_prompt_fails_fails():
+    with serving(SavedPolicy()) as (url, app):
+        prefill = app.policy.prefill
+
+        def fragile(prefixes, suffixes, room):
+            if any(66 in p.data for p in prefixes):
+                raise RuntimeError("out of memory")
+            return prefill(prefixes, suffixes, room)
+
+        app.policy.prefill = fragile
+        app.generator.pause(True)  # so that all three are admitted at once
+        asked = {65: None, 66: None, 67: None}
+
+        def post(token):
+            raw = json.dumps({"prompt": [token], "max_tokens": 3, "n": 2}).encode()
+            head = f"POST /v1/completions HTTP/1.1\nContent-Length: {len(raw)}\n\n"
+            asked[token] = reply_to(url, head, raw)
+
+        threads = [threading.Thread(target=post, args=(token,)) for token in asked]
+        for t in threads:
+            t.start()
+        while len(app.generator.waiting) < 3:
+            time.sleep(0.01)
+        app.generator.pause(False)
+        for t in threads:
+            t.join(10)
+    assert {token: status for token, (status, _) in asked.items()} == {65: 200, 66: 500, 67: 200}
+    assert asked[66][1]["error"]["message"] == "RuntimeError: out of memory"
+    assert len(asked[65][1]["choices"]) == 2
+
+
+@pytest.mark.parametrize("folder", [None, "", 7])
+def test_weights_without_a_folder_are_refused(folder):
+    raw = json.dumps({"weight_version": "x", **({} if folder is None else {"model_path": folder})}).encode()
+    with serving(SavedPolicy()) as (url, app):
+        status, found = sent(url, f"POST /update_weights_from_disk HTTP/1.1\nContent-Length: {len(raw)}\n\n", raw)
+        assert app.generator.version == "initial"
+    assert status == 400 and found == f"model_path is {folder!r}; expected the folder of a checkpoint"
+
+
 # -- answers that cannot be trained on ----------------------------------------------------------------------------------------
 
 
-def fake_server(alter=lambda reply, path: reply, owner="vllm", log=None):
+def fake_server(alter=lambda reply, path: reply, owner="vllm", log=None, instead=()):
     """A scripted server: its completions are two tokens and the end of sequence."""
 
     async def handle(request):
         body = request.json() if request.body else {}
         if log is not None:
             log.append((request.path, request.query, body))
+        if request.path in instead:
+            return await instead[request.path](request)
         if request.path == "/v1/models":
             return {"data": [{"id": "m", "owned_by": owner}]}
         if request.path in ("/collective_rpc", "/reset_prefix_cache", "/sleep", "/wake_up"):
@@ -363,6 +458,12 @@ def wrong(**change):
     [
         (lambda r, p: {"choices": r["choices"][:1]}, "choices is 1 rows; expected 2"),
         (lambda r, p: {}, "choices is NoneType; expected list"),
+        (lambda r, p: [r], "choices is NoneType; expected list"),
+        (lambda r, p: {"choices": ["a", "b"]}, r"choices\[0\] is str; expected an object"),
+        (wrong(index=None), "index is NoneType; expected int"),
+        (wrong(prompt_token_ids=3), "prompt_token_ids is int; expected list"),
+        (wrong(weight_versions=["a"]), r"weight_versions\[0\] is str; expected an object"),
+        (wrong(logprobs={"content": ["a"]}), "logprob is NoneType; expected a number"),
         (wrong(token_ids=None), "token_ids is NoneType; expected list .*docs/remote.md"),
         (wrong(token_ids=[1, 2, 3, 4, 5, EOS]), "token_ids is 6 values; expected 1 to 5 integers"),
         (wrong(token_ids=["a", "b", "c"]), "token_ids is 3 values; expected 1 to 5 integers"),
@@ -379,6 +480,25 @@ def wrong(**change):
 def test_a_malformed_answer_is_named(alter, message):
     with fake_server(alter) as url, pytest.raises(BadAnswer, match=f"{url}/v1/completions, task 'a': .*{message}"):
         roll(url)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: None, "the answer is NoneType; expected a list"),
+        (lambda rows: [rows[0], 7], r"the answer\[1\] is int; expected an object"),
+        (lambda rows: rows[0]["meta_info"].update(output_token_logprobs=[-1.0, -2.0]), "output_token_logprobs is -1.0 among them"),
+        (lambda rows: rows[0]["meta_info"].update(output_token_logprobs=[[-1.0]]), r"output_token_logprobs is \[-1.0\] among them"),
+        (lambda rows: rows[0]["meta_info"].update(finish_reason="stop"), "finish_reason is str; expected dict"),
+    ],
+)
+def test_a_malformed_answer_is_named_on_sglang(change, message):
+    def alter(rows, _):
+        found = change(rows)
+        return rows if isinstance(rows[0]["meta_info"], dict) and found is None and "NoneType" not in message else found
+
+    with fake_server(alter, "sglang") as url, pytest.raises(BadAnswer, match=f"{url}/generate, task 'a': .*{message}"):
+        roll(url, "sglang")
 
 
 def test_a_prompt_of_another_length_is_named_on_sglang():

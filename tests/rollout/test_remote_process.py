@@ -170,6 +170,20 @@ def test_a_server_killed_in_the_middle_costs_no_episode(process, policy):
     assert engine.counts["resent"] >= 1 and engine.counts["updates"] == 2
 
 
+def test_a_server_started_again_between_rollouts_gets_the_weights_before_it_is_asked(process, checkpoint):
+    mine, sampling = HFVLM.load(checkpoint), Sampling(max_new_tokens=8)
+    with torch.no_grad():
+        for p in mine.parameters():
+            p.mul_(1.1)  # as trained: not what the server starts with
+    expected = tokens(Engine(mine).rollout(tasks(2), 3, sampling))
+    engine = RemoteEngine(mine, Remote(process.url, patience_s=120))
+    assert tokens(engine.rollout(tasks(2), 3, sampling)) == expected
+    process.end(signal.SIGKILL)
+    process.start()
+    assert tokens(engine.rollout(tasks(2), 3, sampling)) == expected
+    assert engine.counts["updates"] == 2 and engine.counts["stale"] == 0
+
+
 def test_ctrl_c_closes_it_cleanly(process):
     assert process.end(signal.SIGINT).endswith("stopped\n")
     assert process.popen.returncode == 0

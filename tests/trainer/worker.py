@@ -10,13 +10,14 @@ import os
 import signal
 import sys
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
 import fovea
-from fovea import methods
+from fovea.methods.grpo import GRPO
 from fovea.types import Task, user
 from tests.policies.tiny_checkpoints import picture
 
@@ -29,8 +30,8 @@ class Pictures:
 
     name = "pictures"
 
-    def __init__(self, n: int = 4, broken_on: int = -1):
-        self.n, self.broken_on, self.read = n, broken_on, 0
+    def __init__(self, n: int = 4, broken_on: int = -1, shown: bool = True):
+        self.n, self.broken_on, self.shown, self.read = n, broken_on, shown, 0
 
     def __len__(self) -> int:
         return self.n
@@ -39,7 +40,7 @@ class Pictures:
         self.read += 1
         if self.broken_on == RANK and self.read > 10:
             raise OSError("the disk is gone")
-        count = 0 if i % 4 == 3 else 1 + (i % 3 == 0)
+        count = 0 if i % 4 == 3 or not self.shown else 1 + (i % 3 == 0)
         images = tuple(picture(10 * i + k, *SIZES[(i + k) % len(SIZES)]) for k in range(count))
         meta = {"response": f"{i} red squares", "chosen": f"red {i}", "rejected": "blue square 9"}
         return Task(f"p/{i}", "pictures", user(f"How many circles {i}", count), images, answer=str(i), meta=meta)
@@ -60,12 +61,26 @@ class Reward:
         return sum(answer.encode()) % 7 / 7 + len(answer) % 3
 
 
+@dataclass(frozen=True)
+class Broken(GRPO):
+    """Fails in the loss on one process."""
+
+    on: int = 0
+
+    def loss(self, out, batch):
+        if self.on == RANK:
+            raise ArithmeticError("the abacus is broken")
+        return super().loss(out, batch)
+
+
 def run(job: dict) -> "fovea.api.Run":
     changes, event = dict(job["changes"]), dict(job.get("event", {}))
     stop, broken = event.pop("stop", None), event.pop("broken_on", -1)
+    if "broken_loss" in event:
+        changes["method"] = Broken(on=event.pop("broken_loss"))
     base = dict(
-        method=methods.get(changes.pop("method", "grpo"))(),
-        data=Pictures(broken_on=broken),
+        method=changes.pop("method", "grpo"),
+        data=Pictures(broken_on=broken, shown=changes.pop("data", "") != "text"),
         heldout=Pictures(3),
         reward=Reward(**event),
         dtype="float64",
