@@ -45,6 +45,7 @@ NAV: dict[str, Sequence[str]] = {
         "remote.md",
         "processes.md",
         "memory.md",
+        "view.md",
         "share.md",
     ),
     "Methods": ("methods.md", "methods/*"),

@@ -122,7 +122,7 @@ def _train(recipe: Recipe, path: Path, resume: str, on_step: OnStep | None, quie
     team.place(policy, recipe.parallel)
     if team.sharded and (unable := whole_only(recipe)):
         raise ValueError(f"parallel = {recipe.parallel!r} shards the weights, and {unable} needs them whole; expected parallel='data'")
-    opened = team.only_main(RunFolder, path, rollout_every=recipe.log_every)
+    opened = team.only_main(RunFolder, path, rollout_every=recipe.log_every, sinks=recipe.sinks)
     with opened as folder, build_scorer(recipe) as scorer:
         folder.describe(recipe.to_json())
         engine = build_engine(recipe, policy)

@@ -45,6 +45,7 @@ def plan(recipe: Recipe) -> tuple[str, list[str]]:
     A user's own parts are looked up too, so that a wrong name does not wait for the run.
     """
     from fovea import api
+    from fovea.report import sinks
 
     api.build_scorer(recipe)
     for part in (recipe.program, recipe.environment):
@@ -64,6 +65,7 @@ def plan(recipe: Recipe) -> tuple[str, list[str]]:
         "data": data or [],
         "memory": counted,
     }
+    lacks += _try(lambda: sinks.check(recipe.sinks))[1]
     lacks += [why] if (why := problem(recipe.device)) else []
     return "\n\n".join("\n  ".join([title, *lines]) for title, lines in parts.items() if lines), lacks
 
@@ -72,7 +74,7 @@ def _try(look: Callable[[], T]) -> tuple[T | None, list[str]]:
     """What was found, or the error that would end the run."""
     try:
         return look(), []
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, ImportError) as e:
         return None, [str(e)]
 
 

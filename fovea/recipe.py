@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from fovea.methods.grpo import GRPO
 from fovea.policies.lora import LoRA
+from fovea.report.sinks import SINKS
 from fovea.rollout.sampling import Sampling
 
 PARTS = ("tower", "projector", "text")
@@ -66,6 +67,7 @@ class Recipe:
       checkpoint_every: steps between checkpoints; the last and the best are always kept.
       keep: recent checkpoints kept besides the best.
       log_every: steps between stored sample rollouts.
+      sinks: where numbers go besides the run folder and TensorBoard events: "wandb", "trackio", "mlflow" (an extra each).
       max_unscored: fraction of episodes that may fail to be scored in a step before the run stops.
       verifier_timeout_s: deadline of one scoring.
       parallel: how the weights lie on several processes (torchrun): "data", all of them on each; "fsdp", a part on each; "auto"
@@ -118,6 +120,7 @@ class Recipe:
     checkpoint_every: int = 10
     keep: int = 2
     log_every: int = 5
+    sinks: tuple[str, ...] = ()
     max_unscored: float = 0.2
     verifier_timeout_s: float = 10.0
     parallel: Literal["auto", "data", "fsdp"] = "auto"
@@ -159,6 +162,7 @@ class Recipe:
                     "a name or an instance of fovea.methods, or another with credit and loss",
                 ),
                 ("engine", self.engine, self.engine == "local" or is_dataclass(self.engine), '"local" or a fovea.rollout.remote.Remote'),
+                ("sinks", self.sinks, set(self.sinks) <= set(SINKS), f"any of {tuple(SINKS)}"),
                 ("freeze", self.freeze, set(self.freeze) <= set(PARTS), f"any of {PARTS}"),
                 ("offload", self.offload, set(self.offload) <= {"optimizer", "activations"}, "any of ('optimizer', 'activations')"),
                 *((n, v, v in allowed, f"one of {allowed}") for n, allowed in _choices().items() for v in [getattr(self, n)]),
@@ -210,7 +214,7 @@ class Recipe:
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
-RUNNING = frozenset({"name", "log_every", "keep", "checkpoint_every", "threads", "parallel", "verifier_timeout_s"})
+RUNNING = frozenset({"name", "log_every", "sinks", "keep", "checkpoint_every", "threads", "parallel", "verifier_timeout_s"})
 """Fields that decide no number of a run."""
 PROLONGS = frozenset({"engine", "steps", "eval_every", "eval_tasks", "eval_temperature", "early_stop"})
 """Fields with which a run may go on changed: where it generates, how long it trains, and what is measured on the way."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ GLOSSARY: dict[str, str] = {
     "eval/accuracy_high": "Upper end of the 95 % interval of the held-out accuracy.",
     "eval/accuracy/<source>": "Held-out accuracy of one data source.",
     "eval/n": "Number of held-out answers behind the accuracy.",
+    "eval/n/<source>": "Number of held-out answers of one data source behind its accuracy.",
     "eval/<name>": "A number measured on held-out tasks.",
     "loss/total": "The optimised loss. Loss is 0 on-policy by construction: read reward and gradient norm instead.",
     "loss/policy": "The surrogate part of the loss, 0 on-policy by construction for centred advantages.",
@@ -91,7 +93,8 @@ GLOSSARY: dict[str, str] = {
     "speed/tokens_per_s": "Generated action units per second of generation.",
     "speed/episodes_per_s": "Episodes per second of the whole step.",
     "speed/<name>": "A rate.",
-    "memory/peak_mb": "Peak resident memory of the process in megabytes.",
+    "memory/peak_mb": "Peak resident memory of the process so far, in megabytes.",
+    "memory/device_peak_mb": "Peak memory that tensors held on the GPU so far, in megabytes.",
     "memory/<name>": "Memory in megabytes.",
 }
 """One line for each metric; a name in angle brackets stands for any name of that family."""
@@ -188,6 +191,20 @@ def time_metrics(seconds: Mapping[str, float], tokens: float = 0.0, episodes: fl
         out["speed/tokens_per_s"] = tokens / seconds["generate"]
     if episodes and seconds.get("step"):
         out["speed/episodes_per_s"] = episodes / seconds["step"]
+    return out
+
+
+def memory_metrics() -> dict[str, float]:
+    """Peak memory of this process so far, in megabytes of 10^6 bytes; empty where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return {}
+    unit = 1 if sys.platform == "darwin" else 1024
+    out = {"memory/peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        out["memory/device_peak_mb"] = torch.cuda.max_memory_allocated() / 1e6
     return out
 
 

@@ -4,7 +4,7 @@
     metrics.jsonl                            one JSON object per step
     rollouts/step-000120.jsonl               a sample of that step's groups; eval-000120.jsonl for held-out ones
     rollouts/images/<hash>.png               each picture once
-    events.out.tfevents...                   TensorBoard, where it is installed
+    events.out.tfevents...                   the numbers for TensorBoard
     report.html                              the run page
 
 Every file is either appended to with whole lines or written aside and renamed, so a process that is killed at any moment leaves at most
@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import math
 import os
@@ -29,6 +28,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fovea.report.events import Events
+from fovea.report.sinks import Sinks
 from fovea.types import Episode, Group, Message, Segment
 from fovea.video import Video, still
 
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 PACKAGES = ("fovea-rl", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "rich")
 WALL = "time/wall_s"
+
+Units = Mapping[int, Mapping[str, list[float]]]
+"""Streams of a segment by name, by `id(segment)`."""
 
 
 class RunFolder:
@@ -51,7 +55,8 @@ class RunFolder:
       eval_groups: how many groups it keeps of a held-out evaluation, the same ones each time.
       rollout_tokens: how many action units it keeps of a segment.
       image_side: longer pictures are stored reduced to this many pixels; their true size is recorded.
-      tensorboard: write TensorBoard events; None means where TensorBoard is installed.
+      tensorboard: write TensorBoard events, which needs no TensorBoard.
+      sinks: names in `fovea.report.sinks.SINKS` that get the numbers too.
     """
 
     def __init__(
@@ -62,14 +67,16 @@ class RunFolder:
         eval_groups: int = 8,
         rollout_tokens: int = 400,
         image_side: int = 768,
-        tensorboard: bool | None = None,
+        tensorboard: bool = True,
+        sinks: Sequence[str] = (),
     ):
         self.path = Path(path)
         self.rollout_every, self.rollout_groups, self.eval_groups = max(1, rollout_every), rollout_groups, eval_groups
         self.rollout_tokens, self.image_side = rollout_tokens, image_side
         self.path.mkdir(parents=True, exist_ok=True)
-        self._tensorboard = importlib.util.find_spec("tensorboard") is not None if tensorboard is None else tensorboard
-        self._writer: Any = None
+        self._tensorboard = tensorboard
+        self._writer: Events | None = None
+        self._sinks = Sinks(sinks, self.path, lambda: json.loads((self.path / "config.json").read_text(encoding="utf-8")))
         self._tokens: dict[int, str] = {}
         self._logged_groups = False
         self._recall()
@@ -122,7 +129,9 @@ class RunFolder:
             self._end = f.tell()
         self._last_step, self._last_row = step, row
         if self._tensorboard:
-            self._events(step, metrics)
+            self._writer = self._writer or Events(self.path, step)
+            self._writer.log(step, metrics)
+        self._sinks.log(step, metrics)
 
     @property
     def wall_s(self) -> float:
@@ -151,22 +160,15 @@ class RunFolder:
         self._last_offset, self._end = _last_line(self.metrics_path)
         self._wall_before, self._opened = float(self._last_row.get(WALL, 0.0)), time.monotonic()
 
-    def _events(self, step: int, metrics: Mapping[str, float]) -> None:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(self.path), purge_step=step, max_queue=1000, flush_secs=30)
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
-
     def _close_events(self) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
     def close(self) -> None:
-        """Flush and close the TensorBoard writer; the rest is always on disk."""
+        """Close the TensorBoard events and the sinks; the rest is always on disk."""
         self._close_events()
+        self._sinks.close()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -183,7 +185,8 @@ class RunFolder:
 
         Args:
           policy: turns token ids into strings with `decode_text`; without one no token strings are written.
-          batch: `collate(groups)` with `adv_BT`, for per-token advantages; its rows must be those of exactly these groups.
+          batch: `collate(groups)` with `adv_BT`, for what is known of each token (`unit_streams`); its rows must be those of exactly these
+            groups.
           split: "train" or "eval"; held-out groups get their own file.
           force: write whatever `rollout_every` says.
         """
@@ -191,10 +194,10 @@ class RunFolder:
         if not due or not groups:
             return None
         self._logged_groups |= split == "train"
-        advantages = _advantages(groups, batch)
+        units = unit_streams(groups, batch)
         # a fixed choice of held-out groups lets the page show how the answer to one question changes
         chosen = spread(groups, self.rollout_groups, step) if split == "train" else spread(groups, self.eval_groups, 0)
-        records = [self._group_record(step, g, policy, advantages) for g in chosen]
+        records = [self._group_record(step, g, policy, units) for g in chosen]
         file = self.rollouts_path / f"{'step' if split == 'train' else split}-{step:06d}.jsonl"
         file.parent.mkdir(exist_ok=True)
         write_text(file, "".join(json.dumps(r, ensure_ascii=False, default=_plain) + "\n" for r in records))
@@ -219,7 +222,7 @@ class RunFolder:
         write_text(file, render([Reader(self.path)]))
         return file
 
-    def _group_record(self, step: int, group: Group, policy: Any, advantages: Mapping[int, list[float]]) -> dict[str, Any]:
+    def _group_record(self, step: int, group: Group, policy: Any, units: Units) -> dict[str, Any]:
         task = group.task
         return {
             "step": step,
@@ -230,10 +233,10 @@ class RunFolder:
             "answer": task.answer,
             "verifier": task.verifier if isinstance(task.verifier, str) else type(task.verifier).__name__,
             "params": dict(task.params),
-            "episodes": [self._episode_record(e, policy, advantages) for e in group.episodes],
+            "episodes": [self._episode_record(e, policy, units) for e in group.episodes],
         }
 
-    def _episode_record(self, e: Episode, policy: Any, advantages: Mapping[int, list[float]]) -> dict[str, Any]:
+    def _episode_record(self, e: Episode, policy: Any, units: Units) -> dict[str, Any]:
         s = e.score
         return {
             "id": e.id,
@@ -256,10 +259,10 @@ class RunFolder:
                 }
                 for k, t in enumerate(e.turns)
             ],
-            "segments": [self._segment_record(seg, policy, advantages.get(id(seg))) for seg in e.segments],
+            "segments": [self._segment_record(seg, policy, units.get(id(seg), {})) for seg in e.segments],
         }
 
-    def _segment_record(self, s: Segment, policy: Any, advantage: list[float] | None) -> dict[str, Any]:
+    def _segment_record(self, s: Segment, policy: Any, streams: Mapping[str, list[float]]) -> dict[str, Any]:
         keep = slice(0, self.rollout_tokens)
         record: dict[str, Any] = {
             "mask": [int(m) for m in s.mask[keep].tolist()],
@@ -268,9 +271,11 @@ class RunFolder:
         }
         if s.actions.ndim == 1 and policy is not None:
             record["tokens"] = [self._token(policy, i) for i in s.actions[keep].tolist()]
-        if advantage is not None:
-            record["adv"] = [_short(x) for x in advantage[keep]]
-        return record
+        if len(s) and int(s.turn.max()) > 0:
+            record["turn"] = s.turn[keep].tolist()
+        kept = {name: [_short(x) for x in values[keep]] for name, values in streams.items()}
+        record |= {"adv": kept.pop("adv")} if "adv" in kept else {}
+        return record | ({"streams": kept} if kept else {})
 
     def _token(self, policy: Any, token: int) -> str:
         if token not in self._tokens:
@@ -393,8 +398,13 @@ def spread(groups: Sequence[Group], n: int, step: int) -> list[Group]:
     return [by_source[s][i] for i in range(rounds) for s in names if i < len(by_source[s])][:n]
 
 
-def _advantages(groups: Sequence[Group], batch: Batch | None) -> dict[int, list[float]]:
-    """Advantages by `id(segment)`; rows are in the order in which `collate` makes them."""
+def unit_streams(groups: Sequence[Group], batch: Batch | None) -> Units:
+    """What the batch knows of each unit, by `id(segment)`; rows are in the order in which `collate` makes them.
+
+    Returns:
+      "adv", the advantage; "visual", the visual dependency log π(unit | picture) − log π(unit | masked picture), where the method asked for
+      "masked/logp" or stored "visual" itself; "reference", log π_old − log π_ref, where it asked for "reference/logp". In nats.
+    """
     if batch is None or batch.adv_BT is None:
         return {}
     from fovea.batch import TRAINED_ROLES
@@ -404,7 +414,13 @@ def _advantages(groups: Sequence[Group], batch: Batch | None) -> dict[int, list[
         raise ValueError(
             f"log_groups: the batch has {batch.B} rows but these groups make {len(segments)}; pass the groups it was collated from"
         )
-    return {id(s): batch.adv_BT[b, : len(s)].tolist() for b, s in enumerate(segments)}
+    named = {"adv": batch.adv_BT}
+    for name, stream in (("visual", "masked/logp"), ("reference", "reference/logp")):
+        if name in batch.stored:
+            named[name] = batch.stored[name]
+        elif stream in batch.stored:
+            named[name] = batch.logp_old_BT - batch.stored[stream]
+    return {id(s): {name: x_BT[b, : len(s)].tolist() for name, x_BT in named.items()} for b, s in enumerate(segments)}
 
 
 def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:

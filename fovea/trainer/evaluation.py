@@ -49,6 +49,7 @@ class Evaluation:
             f"{prefix}/accuracy_high": high,
             f"{prefix}/n": float(total),
             **{f"{prefix}/accuracy/{s}": a for s, a in self.accuracy.items()},
+            **{f"{prefix}/n/{s}": float(self.count[s]) for s in self.accuracy},
         }
 
 

@@ -30,6 +30,7 @@ class OnPolicy:
         kept: list[Group] = []
         rounds = 0
         self.scorer.begin(context)
+        waited_s = self.scorer.waited_s
         while len(kept) < recipe.tasks_per_step and rounds < (recipe.max_resample if self.gate else 1):
             tasks = [self.sampler.next(context) for _ in range(recipe.tasks_per_step)]
             groups = rollout(
@@ -50,7 +51,7 @@ class OnPolicy:
         self.sampler.observe(seen)
         if not kept:
             raise NothingToTrain(_why(seen, rounds, self.gate))
-        metrics = group_metrics(seen) | produced(seen)
+        metrics = group_metrics(seen) | produced(seen) | {"time/score_s": self.scorer.waited_s - waited_s}
         if self.gate is not None:
             metrics |= {"group/rounds": float(rounds), "group/admitted_frac": len(kept) / len(seen)}
         return kept[: recipe.tasks_per_step], metrics

@@ -77,6 +77,7 @@ class Scorer:
         self.override, self.timeout_s, self.max_unscored, self.size = override, timeout_s, max_unscored, workers
         self.context = Context()
         self.unscored: list[tuple[str, str]] = []
+        self.waited_s = 0.0
         self._changed = threading.Condition()
         self._open: list[_Job] = []
         self._step: dict[int, Episode] = {}
@@ -117,12 +118,14 @@ class Scorer:
         Raises:
           TooManyUnscored: with the first reasons and their tasks. Scores are set all the same.
         """
+        began = time.monotonic()
         with self._changed:
             while waiting := [job for job in self._open if not job.done]:
                 self._changed.wait(self._patience(waiting))
                 for job in waiting:
                     self._expire(job)
             self._open.clear()
+        self.waited_s += time.monotonic() - began
         episodes, self._step = list(self._step.values()), {}
         self.check(episodes)
 

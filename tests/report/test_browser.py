@@ -157,6 +157,39 @@ def test_tokens_take_the_colour_that_is_asked_for(shown, tmp_path):
     assert tab.evaluate(classes) == ["a4", "a8", "m"] and "needs the picture" in text(tab, ".scale")
 
 
+def test_turns_stand_between_what_was_said(shown, tmp_path):
+    box_run(tmp_path)
+    file = tmp_path / "rollouts" / "step-000001.jsonl"
+    record = json.loads(file.read_text())
+    seen = {"text": "", "reward": 0.5, "messages": [{"role": "user", "content": [{"type": "text", "text": "closer"}, {"type": "image"}]}]}
+    record["episodes"][0]["turns"] = [{"text": "", "reward": 0.0, "messages": [], "images": []}, {**seen, "images": record["images"]}]
+    record["episodes"][0]["segments"][0]["turn"] = [0, 1, 1]
+    file.write_text(json.dumps(record) + "\n")
+    with served([tmp_path]) as (_, port):
+        tab = shown(f"http://127.0.0.1:{port}/?token=sesame")
+        tab.wait_for_selector(".answer")
+        parts = tab.evaluate(
+            "[...document.querySelectorAll('.answer > .text, .answer > .env')].map((e) => e.className + ' ' + e.textContent)"
+        )
+        assert parts == ["text <answer>", "env closer", "text 120 30 180 90</answer> reward 0.5"]
+        assert tab.locator(".answer .env .picture image").count() == 1
+
+
+def test_what_changed_between_two_evaluations_is_marked(shown, finished):
+    tab = shown((finished.path / "report.html").as_uri())
+    held = [r for r in finished.read_groups() if r["split"] == "eval"]
+    answers = {(r["task"], r["step"]): r["episodes"][0]["text"] for r in held}
+    tab.select_option("#heldout [aria-label=from]", "0")
+    tab.select_option("#heldout [aria-label=to]", "4")
+    tab.evaluate("document.getElementById('heldout').scrollIntoView()")
+    settle(tab, "document.querySelectorAll('#heldout .card .said').length >= 4")
+    first, second = tab.locator("#heldout .card").nth(0).locator(".said p").all_inner_texts()
+    task = next(t for t, s in answers if s == 0 and answers[t, 0] == first and answers[t, 4] == second)
+    assert answers[task, 0] == first and tab.locator("#heldout .card").nth(0).locator(".dots button.on").count() == 2
+    changed = [card for card in tab.locator("#heldout .card").all() if len({*card.locator(".said p").all_inner_texts()}) == 2]
+    assert changed and all(card.locator("ins, del").count() for card in changed)
+
+
 def test_a_live_run_updates(shown, tmp_path):
     run = fake_run.write(tmp_path, steps=2, eval_every=2, rollout_every=1, tasks=4, group_size=2)
     with served([tmp_path]) as (_, port):
@@ -204,7 +237,7 @@ def test_runs_side_by_side(shown, finished, tmp_path):
     with served([finished.path, other.path]) as (_, port):
         tab = shown(f"http://127.0.0.1:{port}/?token=sesame")
         settle(tab, "document.querySelectorAll('[data-chart^=accuracy] .key').length === 4")
-        assert tab.locator(".compared th .chip").count() == 2 and "steps" in text(tab, ".compared table:last-child")
+        assert tab.locator(".compared > table th .chip").count() == 2 and "steps" in text(tab, ".compared details tbody")
         tab.select_option("[data-filter=run]", "1")
         tab.wait_for_selector(".item")
         assert f"{len(list(other.read_groups()))} of" in text(tab, "#rollouts > .count").partition("answers in ")[2]

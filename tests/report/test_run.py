@@ -244,6 +244,20 @@ def test_tensorboard_repeats_no_step_after_a_resume(tmp_path):
     assert [(e.step, e.value) for e in events.Scalars("reward/mean")] == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0), (5, 50.0)]
 
 
+def test_what_a_method_computes_of_each_token_is_kept(tmp_path):
+    from fovea.batch import Streams
+
+    groups, batch, _ = fake_run.fake_step(1, 1, words := fake_run.Words(), tasks=2, group_size=2)
+    batch.stored = Streams({"masked/logp": batch.logp_old_BT - 0.5, "reference/logp": batch.logp_old_BT + 0.25}, "before")
+    groups[0].episodes[0].segments[0].turn[2:] = 1
+    run = RunFolder(tmp_path, tensorboard=False)
+    run.log_groups(1, groups, words, batch, force=True)
+    segments = [s for r in run.read_groups() for e in r["episodes"] for s in e["segments"]]
+    assert all(s["streams"] == {"visual": [0.5] * s["units"], "reference": [-0.25] * s["units"]} for s in segments)
+    turns = [s["turn"] for s in segments if "turn" in s]
+    assert turns == [[0, 0] + [1] * (len(turns[0]) - 2)] and all(len(s["adv"]) == s["units"] for s in segments)
+
+
 def test_the_report_is_written_whole(finished):
     assert (finished.path / "report.html").read_text().endswith("</html>")
     assert not list(itertools.chain(finished.path.glob("*.part"), (finished.rollouts_path / "images").glob("*.part")))

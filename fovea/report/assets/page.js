@@ -58,8 +58,9 @@ function comparison() {
   ];
   const head = h("thead", null, h("tr", null, h("th"), RUNS.map((r) => h("th", null, h("span", { class: "chip " + r.colour }, r.label)))));
   const differ = config.map((d) => row(h("code", null, d.field), d.values.map((v) => (v === null ? "–" : typeof v === "object" ? JSON.stringify(v) : String(v)))));
-  return h("div", { class: "compared" }, h("table", null, head, h("tbody", null, rows)),
-    h("h3", null, differ.length ? "What differs" : "No setting differs"), differ.length ? h("table", null, h("tbody", null, differ)) : null);
+  const title = !differ.length ? "No setting differs" : differ.length === 1 ? "One setting differs" : differ.length + " settings differ";
+  const settings = h("details", { open: differ.length <= 14 }, h("summary", null, title), h("table", null, head.cloneNode(true), h("tbody", null, differ)));
+  return h("div", { class: "compared" }, h("table", null, head, h("tbody", null, rows)), differ.length ? settings : h("p", { class: "empty" }, title));
 }
 
 function machineSection() {

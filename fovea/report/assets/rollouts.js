@@ -202,8 +202,8 @@ function picture(run, image, overlay) {
 function pictures(run, rec, which, classes) {
   const p = rec.places;
   return h("div", { class: "pictures" }, rec.images.map((image, i) => picture(run, image, p && p.image === i ? [
-    ...p.true.flatMap((place) => [shape(place, "under"), shape(place, "true")]),
     ...which.filter((k) => p.said[k]).map((k, n) => shape(p.said[k], "said " + verdictOf([rec.episodes[k].score, { true: 1, false: 0 }[rec.episodes[k].correct] ?? null]) + " " + ((classes || [])[n] || ""), k)),
+    ...p.true.flatMap((place) => [shape(place, "under"), shape(place, "true")]),
   ] : null)));
 }
 
