@@ -113,7 +113,7 @@ class Reader:
     def factor(self) -> tuple[str, str]:
         """One symbol or bracket with its scripts; and what is inside where it is a bracket without scripts."""
         kind, text = self.take()
-        inside, limits, name = "", False, False
+        inside, number, limits, name = "", "", False, False
         if kind == "open":
             inside = self.row("close")
             shut = self.take()[1] if self.peek()[0] == "close" else ""
@@ -140,11 +140,13 @@ class Reader:
         elif text in BIG:
             body, limits = f'<mo largeop="true" movablelimits="false">{BIG[text]}</mo>', True
         elif re.fullmatch(r"[A-Za-z]\d+", text):
-            body = f"<msub><mi>{text[0]}</mi><mn>{text[1:]}</mn></msub>"
+            body, number = f"<mi>{text[0]}</mi>", f"<mn>{text[1:]}</mn>"
         else:
             name = len(text) > 1
             body = f'<mi mathvariant="normal">{escape(text)}</mi>' if name else f"<mi>{escape(text)}</mi>"
         scripts = self.scripts()
+        if number:
+            scripts["_"] = f"<mrow>{number}<mo>,</mo>{scripts['_']}</mrow>" if "_" in scripts else number
         if "_" in scripts and "^" in scripts:
             body = f"<msubsup>{body}{scripts['_']}{scripts['^']}</msubsup>"
         elif "_" in scripts:

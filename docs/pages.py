@@ -31,16 +31,28 @@ REFERENCE = {
 
 def made(root: Path) -> dict[str, str]:
     """Every page that is made, by its place in the site."""
-    from fovea.ledger.claim import claimed
-    from fovea.methods import METHODS
-
-    names = [*METHODS, *(slug for slug in claimed() if slug not in METHODS)]
-    out = {f"methods/{name}.md": down(method(root, name)) for name in names}
+    out = {f"methods/{name}.md": down(method(root, name)) for name in names()}
     out["papers.md"] = papers(root)
     for title, modules in REFERENCE.items():
         slug = re.sub(r"\W+", "-", title.lower())
         out[f"reference/{slug}.md"] = reference(title, [m for m in modules if importlib.util.find_spec(m)])
     return out
+
+
+def names() -> list[str]:
+    """What has a page: the methods, then every other recipe there is."""
+    from fovea import recipes
+    from fovea.methods import METHODS
+
+    return [*METHODS, *(slug for slug in recipes.slugs() if slug not in METHODS)]
+
+
+def place(name: str) -> str:
+    """The module whose docstring tells of a method or a recipe."""
+    from fovea.methods import METHODS
+    from fovea.systems import module_name
+
+    return METHODS[name].partition(":")[0] if name in METHODS else f"fovea.recipes.{module_name(name)}"
 
 
 def down(text: str) -> str:
@@ -69,43 +81,40 @@ def linked(text: str) -> str:
 def method_table() -> str:
     from fovea.methods import METHODS
 
-    rows = [(f"[{heading(name)[0]}](methods/{name}.md)", f"`{name}`", generate.CHANGES.get(name, "")) for name in METHODS]
+    rows = [(f"[{told(name)[0]}](methods/{name}.md)", f"`{name}`", generate.CHANGES.get(name, "")) for name in METHODS]
     return generate.table(("method", "name", "what it changes"), rows)
 
 
-def heading(name: str) -> tuple[str, str]:
-    """ "GRPO" and "Group Relative Policy Optimization (Shao et al. 2024, ...)." of a method's file."""
-    first = generate.header(name)[0]
+def told(name: str) -> tuple[str, str, str, str]:
+    """The docstring of `place`: "GRPO", "Group Relative Policy Optimization (Shao et al. 2024, ...).", the text, the departures."""
+    first, _, rest = inspect.cleandoc(importlib.import_module(place(name)).__doc__ or "").partition("\n")
     found = re.match(r"(.+?) — (.+)|(.+?) (\(.+)", first)
-    if not found:
-        return first, ""
-    return found[1] or found[3], found[2] or found[4]
+    title, lead = (found[1] or found[3], found[2] or found[4]) if found else (name, first)
+    text, _, departures = rest.partition("\nDepartures")
+    return title, lead, text, departures.partition(":")[2]
 
 
 def method(root: Path, name: str) -> str:
-    """The page of a method, or of a claim that is about no single method."""
-    from fovea import recipes
+    """The page of a method, or of a recipe that is about no single method."""
+    from fovea import methods, recipes
     from fovea.ledger.claim import claimed
-    from fovea.methods import METHODS
 
-    if name in METHODS:
-        title, lead = heading(name)
-        text, _, departures = "\n".join(generate.header(name)[1:]).partition("Departures")
-        out = [f"# {title}", linked(sentence(lead)), "## What is computed", linked(equations.page(text))]
-        out += ["## Departures from the paper", linked(equations.page(sentence(departures.partition(":")[2])))]
-    else:
-        doc = inspect.cleandoc(importlib.import_module(f"fovea.recipes.{name}").__doc__ or "")
-        out = [f"# {name}", linked(equations.page(doc))]
+    title, lead, text, departures = told(name)
+    out = [f"# {title}", linked(f"{title} {lead}" if lead.startswith("(") else sentence(lead))]
+    if text.strip():
+        out += ["## What is computed", linked(equations.page(text))]
+    if departures.strip():
+        out += ["## Departures from the paper", linked(equations.page(sentence(departures)))]
     if name in recipes.slugs():
         out += ["## Run it", f"```bash\nfovea train {name} --out runs/{name}\n```", f"Its settings: `fovea train {name} --dry-run`."]
         if f"{name}:real" in recipes.names():
             out += [f"At full size: `fovea train {name}:real --model CHECKPOINT --dry-run` ([recipes](recipes.md))."]
-    if name in METHODS:
+    if name in methods.METHODS:
         said = generate.evidence(root)[name]
         out += ["## Fields", field_table(name), "## What is shown", f"By tests: {said}." if said else "Written, not yet tested."]
     if name in claimed():
         out += ["## Claim", generate.claim(root, name), "How claims are compared and judged: [the ledger](ledger.md)."]
-    file = Path((METHODS[name].partition(":")[0] if name in METHODS else f"fovea.recipes.{name}").replace(".", "/") + ".py")
+    file = place(name).replace(".", "/") + ".py"
     source = (root / file).read_text(encoding="utf-8").rstrip()
     out += ["## The file", f'??? note "{file}"\n\n' + "\n".join(f"    {line}".rstrip() for line in f"```python\n{source}\n```".split("\n"))]
     return "\n\n".join(out) + "\n"
@@ -141,20 +150,19 @@ def papers(root: Path) -> str:
     from fovea.methods import METHODS
     from fovea.systems import load
 
-    rows = {}
+    rows: dict[str, tuple[str, int, str, str]] = {}
     measured = generate.ledger_rows(root)
     for s in load():
-        rows[s.paper] = (s.title, s.year, f"[`{s.slug}`](systems.md)", system_state(s, measured))
+        page = f"methods/{s.slug}.md" if s.slug in names() else "systems.md"
+        rows[s.paper] = (s.title, s.year, f"[`{s.slug}`]({page})", system_state(s, measured))
     for name in METHODS:
-        title, lead = heading(name)
-        ids = re.findall(r"arXiv (\d{4}\.\d{4,5})", generate.header(name)[0])
-        if ids:
-            full = re.sub(r"\s*\(.*", "", lead).rstrip(".") or title
-            said = f"{title}: {full}" if full.lower() != title.lower() and not lead.startswith("(") else title
-            rows[ids[0]] = (said, 2000 + int(ids[0][:2]), f"[`{name}`](methods/{name}.md)", "method")
-    table = [
-        (f"[{title}](https://arxiv.org/abs/{i})", year, here, state) for i, (title, year, here, state) in sorted(rows.items(), reverse=True)
-    ]
+        title, lead, _, _ = told(name)
+        full = lead.partition(" (")[0].rstrip(".")
+        said = title if lead.startswith("(") or full.lower() == title.lower() else f"{title}: {full}"
+        for i in re.findall(r"arXiv (\d{4}\.\d{4,5})", lead)[:1]:
+            rows[i] = (said, 2000 + int(i[:2]), f"[`{name}`](methods/{name}.md)", "method")
+    newest = sorted(rows.items(), reverse=True)
+    table = [(f"[{title}](https://arxiv.org/abs/{i})", year, here, state) for i, (title, year, here, state) in newest]
     head = "Every paper that is implemented or planned here, the newest first. States and effects: [systems](systems.md)."
     return f"# Papers\n\n{head}\n\n{generate.table(('paper', 'year', 'here', 'state'), table)}\n"
 
