@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from fovea.policies.ops import beside, norm, rotate
+from fovea.policies.ops import beside, mlp, norm, rotate
 from fovea.policies.shared_prefix import Layout, Scoring, two_streams
 
 LAYERS = {
@@ -80,13 +80,17 @@ def _layer(
     q = rotate(heads(attn.q_proj(h), attn, "q_norm"), cos, sin)
     o = two_streams(q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), layout, scoring_of(attn))
     x_LC = x_LC + _after(norms.attended, attn.o_proj(o.flatten(1)))
-    x_LC = x_LC + _after(norms.mixed, layer.mlp(norm(norms.mlp, x_LC)))
+    x_LC = x_LC + _after(norms.mixed, mlp(layer.mlp, norm(norms.mlp, x_LC)))
     return x_LC, (k.transpose(0, 1), v.transpose(0, 1)) if keep else None
 
 
 def through(layer: Any, work: Callable[..., Any], *args: Any) -> Any:
     """`work(layer, *args)`, as the layer's forward where its weights are sharded: they are put together for it, and for its backward."""
-    return layer.as_forward(work, *args) if hasattr(layer, "as_forward") else work(layer, *args)
+    return layer.as_forward(work, *args) if sharded(layer) else work(layer, *args)
+
+
+def sharded(layer: Any) -> bool:
+    return hasattr(layer, "as_forward")
 
 
 def heads(x_LC: Tensor, attn: Any, name: str = "") -> Tensor:

@@ -124,6 +124,7 @@ class HFVLM:
         self.vocab_size = model.vlm.config.text_config.vocab_size
         self._counts = {"vision_encodings": 0, "prefix_tokens_update": 0}
         self._fused: tuple[Any, generation.Weights] | None = None
+        self._ready, self._update_follows = vision.Ready(), False
 
     # -- loading and saving ---------------------------------------------------------------------------------------------------
 
@@ -223,8 +224,9 @@ class HFVLM:
                 x.copy_(new)
 
     def forget(self) -> None:
-        """Drop what can be computed again: picture features and fused weights."""
+        """Drop what can be computed again: picture features, their graphs, and fused weights."""
         self.model.features.clear()
+        self._ready.clear(None)
         self._fused = None
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -305,6 +307,16 @@ class HFVLM:
         hidden_R = hidden[beside(torch.where(length_R > 0, end_R, owner_R), hidden)]
         cohort = self._cohort(prefixes, layout, kept, owner_R, length_R, room)
         return cohort, capped((hidden_R @ self.model.vlm.lm_head.weight.t()).float(), self.model.cap)
+
+    @contextlib.contextmanager
+    def update_follows(self) -> Iterator[None]:
+        """Sampling within leaves the graphs of trained pictures to `evaluate` at the same weights, which then need not see them again."""
+        self._ready.clear(None)
+        self._update_follows = True
+        try:
+            yield
+        finally:
+            self._update_follows = False
 
     def decode(self, cohorts: Sequence[Cohort], tokens: Sequence[Tensor]) -> list[Tensor]:
         """One token for every row of every cohort -> the raw logits of the next one, (R, V) per cohort, in float32."""
@@ -443,24 +455,42 @@ class HFVLM:
         if not pictures:
             return None
         unique: dict[str, Picture] = {p.key: p for p in pictures}
-        trained = torch.is_grad_enabled() and any(p.requires_grad for p in model.visual_parameters)
-        found: dict[str, Features] = {}
+        trained = any(p.requires_grad for p in model.visual_parameters)
+        found = self._ready_features(model, unique) if trained and model is self.model else {}
+        trained = trained and torch.is_grad_enabled()
         if not trained:
             stamp = _stamp(model.visual_parameters)
             if stamp != model.features_of:
                 model.features.clear()
                 model.features_of = stamp
-            found = {k: f for k in unique if (f := model.features.get(k)) is not None}
+            found |= {k: f for k in unique.keys() - found.keys() if (f := model.features.get(k)) is not None}
         missing = [p for k, p in unique.items() if k not in found]
         if missing:
-            self._counts["vision_encodings"] += len(missing)
-            features = model.family.encode(model.vlm, missing, self._direct(trained))
+            features = self._encode(model, missing, trained)
             found |= {p.key: f for p, f in zip(missing, features)}
             if not trained:
                 for p, f in zip(missing, features):
                     model.features.put(p.key, f)
         ordered = [found[p.key] for p in pictures]
         return Features(torch.cat([f.tokens for f in ordered]), tuple(map(torch.cat, zip(*(f.deep for f in ordered)))))
+
+    def _ready_features(self, model: Model, unique: dict[str, Picture]) -> dict[str, Features]:
+        """With gradient, what sampling left for it, each once; without, what was left or, when an update follows, is made to be left."""
+        if (stamp := _stamp(model.visual_parameters)) != self._ready.stamp:
+            self._ready.clear(stamp)
+        if torch.is_grad_enabled():
+            return {k: f for k in unique if (f := self._ready.take(k)) is not None}
+        spared = self.gradient_checkpointing or self.offload_activations or decoder.sharded(model.text.layers[0])
+        makes = self._update_follows and not spared
+        found: dict[str, Features] = {}
+        for key, picture in unique.items():
+            if key in self._ready or (makes and not self._ready.full):
+                found[key] = self._ready.make(key, lambda picture=picture: self._encode(model, [picture], trained=True)[0])
+        return found
+
+    def _encode(self, model: Model, pictures: Sequence[Picture], trained: bool) -> list[Features]:
+        self._counts["vision_encodings"] += len(pictures)
+        return model.family.encode(model.vlm, pictures, self._direct(trained))
 
     def _cohort(
         self,

@@ -1,11 +1,12 @@
-"""Norm and rotary embedding with fused backwards, shared by the direct text and vision loops."""
+"""Norm, rotary embedding and gated MLP with fused backwards, shared by the direct text and vision loops."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 def beside(x: Tensor, other: Tensor) -> Tensor:
@@ -34,6 +35,14 @@ def rotate(x_LHD: Tensor, cos_LD: Tensor, sin_LD: Tensor) -> Tensor:
     return _Rotate.apply(x_LHD, cos_LD[:, None], sin_LD[:, None])
 
 
+def mlp(module: Any, x_LC: Tensor) -> Tensor:
+    """A family's MLP; one of plain linear layers gated by SiLU keeps two of its four intermediate results and makes the others again."""
+    parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
+    if not (all(type(p) is nn.Linear for p in parts) and type(module.act_fn).__name__ in ("SiLU", "SiLUActivation")):
+        return module(x_LC)
+    return _GatedMLP.apply(x_LC, *(t for p in parts for t in (p.weight, p.bias)))  # pyright: ignore[reportOptionalMemberAccess]
+
+
 class _RMSNorm(torch.autograd.Function):
     """y = w x̂ with x̂ = r x, r = 1 / rms(x).
 
@@ -54,6 +63,30 @@ class _RMSNorm(torch.autograd.Function):
             grad, x.contiguous(), [C], torch.zeros_like(rstd), rstd, weight, None, [True, ctx.needs_input_grad[1], False]
         )
         return dx.add_((grad @ weight)[..., None] * (rstd / C)), dw, None
+
+
+class _GatedMLP(torch.autograd.Function):
+    """y = W_d (silu(W_g x) * W_u x), with biases where there are any."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w_g: Tensor, b_g: Any, w_u: Tensor, b_u: Any, w_d: Tensor, b_d: Any) -> Tensor:
+        gate, up = F.linear(x, w_g, b_g), F.linear(x, w_u, b_u)
+        ctx.save_for_backward(x, gate, up, w_g, w_u, w_d)
+        return F.linear(F.silu(gate).mul_(up), w_d, b_d)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, gate, up, w_g, w_u, w_d = ctx.saved_tensors
+        needed = ctx.needs_input_grad
+        opened = F.silu(gate)
+        d_wd = grad.t() @ (opened * up) if needed[5] else None
+        d_mixed = grad @ w_d
+        d_up = opened.mul_(d_mixed)
+        d_gate = torch.ops.aten.silu_backward(d_mixed.mul_(up), gate)
+        dx = (d_gate @ w_g).addmm_(d_up, w_u) if needed[0] else None
+        weights = [d.t() @ x if n else None for d, n in ((d_gate, needed[1]), (d_up, needed[3]))]
+        biases = [d.sum(0) if n else None for d, n in ((d_gate, needed[2]), (d_up, needed[4]), (grad, needed[6]))]
+        return dx, weights[0], biases[0], weights[1], biases[1], d_wd, biases[2]
 
 
 class _Rotate(torch.autograd.Function):

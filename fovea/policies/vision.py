@@ -23,10 +23,12 @@ from transformers.vision_utils import (
     get_vision_window_index,
 )
 
-from fovea.policies.ops import beside, norm, rotate
+from fovea.policies.ops import beside, mlp, norm, rotate
 from fovea.policies.processor import Picture
 
 NAME = "fovea_flash_segments"
+READY = 96 << 20
+"""Bytes that graphs made while sampling may hold until the update."""
 
 
 class Features(NamedTuple):
@@ -38,6 +40,56 @@ class Features(NamedTuple):
     @property
     def nbytes(self) -> int:
         return sum(x.nbytes for x in (self.tokens, *self.deep))
+
+    def detached(self) -> Features:
+        return Features(self.tokens.detach(), tuple(x.detach() for x in self.deep))
+
+
+class Ready:
+    """Features with the graphs that made them, from sampling for the update at the same weights; each is good for one backward pass.
+
+    Args:
+      limit: bytes that all graphs may hold. `full` as soon as one more like the last would not fit, so that a large tower makes at most
+        one in vain.
+    """
+
+    def __init__(self, limit: int = READY):
+        self.limit = limit
+        self.clear(None)
+
+    def clear(self, stamp: Any) -> None:
+        """Forget all; what comes is made with the weights of `stamp`."""
+        self.stamp, self.nbytes, self.full = stamp, 0, False
+        self._found: dict[str, Features] = {}
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._found
+
+    def make(self, key: str, encode: Callable[[], Features]) -> Features:
+        """The picture's features without their graph, which is kept if it fits."""
+        if key not in self._found:
+            held: dict[int, int] = {}
+
+            def note(x: Tensor) -> Tensor:
+                storage = x.untyped_storage()
+                held[storage.data_ptr()] = 0 if x.is_leaf and x.requires_grad else storage.nbytes()
+                return x
+
+            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+                features = encode()
+            size = sum(held.values())
+            self.full = self.nbytes + 2 * size > self.limit
+            if self.nbytes + size > self.limit:
+                return features.detached()
+            self.nbytes += size
+            self._found[key] = features
+        return self._found[key].detached()
+
+    def take(self, key: str) -> Features | None:
+        return self._found.pop(key, None)
 
 
 class Plan(NamedTuple):
@@ -158,7 +210,7 @@ def _run(visual: Any, patches: Tensor, plan: Plan) -> tuple[Tensor, list[Tensor]
         q, k = rotate(qk.flatten(1, 2).to(precise), cos, sin).to(x.dtype).chunk(2, 1)
         o = attend_segments(q, k, v[:, 0], plan.images if i in full else plan.windows, attn.scaling)
         x = x + attn.proj(o.flatten(1))
-        x = x + block.mlp(norm(block.norm2, x))
+        x = x + mlp(block.mlp, norm(block.norm2, x))
         if i in taken:
             deep.append(visual.deepstack_merger_list[taken.index(i)](x))
     merged = _merge(visual.merger, x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,11 @@ class OnPolicy:
         self.recipe, self.engine, self.sampler, self.scorer, self.gate = recipe, engine, sampler, scorer, gate
 
     def collect(self, context: Context, progress: Callable[..., None] | None) -> tuple[list[Group], dict[str, float]]:
+        policy = getattr(self.engine, "policy", None)
+        with getattr(policy, "update_follows", contextlib.nullcontext)():
+            return self._collect(context, progress)
+
+    def _collect(self, context: Context, progress: Callable[..., None] | None) -> tuple[list[Group], dict[str, float]]:
         recipe = self.recipe
         seen: list[Group] = []
         kept: list[Group] = []
