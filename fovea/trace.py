@@ -165,7 +165,7 @@ def trace(recipe: Recipe, policy: Any, prefix: Prefix, new_tokens: int, tasks: i
         pictures=_pictures(recipe, policy, prefix, tasks),
         generate=generate,
         prepare=kept + prepare if before else 0,
-        update=update - gradients,
+        update=update - gradients + policy.waiting_bytes,
         optimizer=_visit(trained),
     )
     if recipe.device != "cpu":
@@ -181,8 +181,7 @@ def _two_steps(
     """Most bytes that the C library holds for tensors over two steps in a row; moments arrive at the end of the first."""
     heap, moments = Heap(), []
     for _ in range(2):
-        policy._fused = None
-        policy.model.features.clear()
+        policy.forget()
         with Live(heap), fused_attention():
             if recipe.method.needs.data == "rollout":
                 _generate(recipe, policy, prefix, new_tokens)
@@ -240,12 +239,13 @@ def _generate(recipe: Recipe, policy: Any, prefix: Prefix, new_tokens: int) -> N
     admitted = max(1, min(recipe.tasks_per_step, recipe.max_rows // rows))
     together = max(1, min(admitted, PREFILL_TOKENS // prefix.length))
     cohorts, logits = [], []
-    for start in range(0, admitted, together):
-        prompts = [_clone(prefix, n) for n in range(start, min(start + together, admitted))]
-        cohort, z = policy.prefill(prompts, [[()] * rows for _ in prompts], new_tokens)
-        cohort.length_R = cohort.length_R + new_tokens - 1
-        cohorts.append(cohort)
-        logits.append(z)
+    with policy.update_follows():
+        for start in range(0, admitted, together):
+            prompts = [_clone(prefix, n) for n in range(start, min(start + together, admitted))]
+            cohort, z = policy.prefill(prompts, [[()] * rows for _ in prompts], new_tokens)
+            cohort.length_R = cohort.length_R + new_tokens - 1
+            cohorts.append(cohort)
+            logits.append(z)
     _draw(logits)
     policy.decode(cohorts, [torch.zeros(cohort.R, dtype=torch.long) for cohort in cohorts])
 

@@ -252,6 +252,11 @@ class HFVLM:
         """Work done so far: images through the tower, images preprocessed, prefix tokens through the text model with gradient."""
         return {**self._counts, "preprocessed": self.processor.preprocessed}
 
+    @property
+    def waiting_bytes(self) -> int:
+        """What the graphs hold that a rollout left for its update."""
+        return self._ready.nbytes
+
     # -- text -----------------------------------------------------------------------------------------------------------------
 
     def encode(self, messages: Sequence[Message], images: Sequence[Image.Image | Video] = ()) -> Prefix:

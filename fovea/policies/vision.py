@@ -75,7 +75,7 @@ class Ready:
 
             def note(x: Tensor) -> Tensor:
                 storage = x.untyped_storage()
-                held[storage.data_ptr()] = 0 if x.is_leaf and x.requires_grad else storage.nbytes()
+                held[storage._cdata] = 0 if x.is_leaf and x.requires_grad else storage.nbytes()
                 return x
 
             with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
