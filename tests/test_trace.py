@@ -83,7 +83,7 @@ def test_what_saves_memory_lowers_the_estimate(full):
     fewer = plan.estimate(long.replace(micro_batch=4))[0]
     frozen = plan.estimate(SMALL.replace(freeze=("tower",)))[0]
     assert checkpointed.update < 0.6 * whole.update
-    assert fewer.update < 0.6 * whole.update
+    assert fewer.update < 0.7 * whole.update, "the graphs of pictures wait for all of the micro-batches"
     assert frozen.update < full.update
     assert frozen.gradients < full.gradients
     low = plan.estimate(SMALL.replace(dtype="bfloat16"))[0]
