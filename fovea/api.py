@@ -303,10 +303,19 @@ def build_scorer(recipe: Recipe) -> Any:
     return Scorer(override=override, timeout_s=recipe.verifier_timeout_s, max_unscored=recipe.max_unscored)
 
 
+def own_parts(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's own episode program and environment, by the name of the engine's argument."""
+    parts = {k: load_part(v) for k, v in (("program", recipe.program), ("environment", recipe.environment)) if v is not None}
+    for name, part in parts.items():
+        if not callable(part):
+            raise ValueError(f"{name} = {part!r}; expected FILE.py:NAME of a class or function, or the thing itself")
+    return parts
+
+
 def build_engine(recipe: Recipe, policy: HFVLM) -> Any:
     from fovea.rollout.engine import Engine
 
-    parts = {k: load_part(v) for k, v in (("program", recipe.program), ("environment", recipe.environment)) if v is not None}
+    parts = own_parts(recipe)
     if recipe.engine == "local":
         return Engine(policy, seed=recipe.seed, max_rows=recipe.max_rows, **parts)
     from fovea.rollout.remote import RemoteEngine
@@ -325,8 +334,12 @@ def build_collector(recipe: Recipe, policy: HFVLM, source: Any, engine: Any, sco
 
 
 def load_part(part: Any) -> Any:
-    """ "file.py:name" becomes the object it names; anything else is returned as it is."""
-    if isinstance(part, str) and ".py:" in part:
+    """ "file.py:name" becomes the object it names; anything else is returned as it is.
+
+    Raises:
+      ValueError, FileNotFoundError, ImportError: see `fovea.checks.load_object`.
+    """
+    if isinstance(part, str) and (".py:" in part or part.endswith(".py")):
         from fovea.checks import load_object
 
         return load_object(part)

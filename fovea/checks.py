@@ -18,6 +18,7 @@ import json
 import math
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -569,10 +570,14 @@ def check(thing: Any) -> list[str]:
     if callable(thing):
         return check_verifier(thing)
     raise ContractError(
-        f"{_short(thing)} has the shape of no part; expected a verifier (a function f(answer, task), or `scope` and `score`), an "
-        "environment (reset, step), a source (__getitem__), a sampler (next, state_dict), a gate (admit), a method (credit, loss) "
-        "or a policy (encode, prefill)"
+        f"{type(thing).__name__} ({_members(thing)}) has the shape of no part; expected a verifier (a function f(answer, task), or "
+        "`scope` and `score`), an environment (reset, step), a source (__getitem__), a sampler (next, state_dict), a gate (admit), "
+        "a method (credit, loss) or a policy (encode, prefill)"
     )
+
+
+def _members(thing: Any) -> str:
+    return "with " + ", ".join(found[:8]) if (found := [n for n in dir(thing) if not n.startswith("_")]) else "without methods"
 
 
 def _has(thing: Any, *names: str) -> bool:
@@ -585,6 +590,7 @@ def load_object(address: str) -> Any:
     Raises:
       ValueError: an address of another form, or no such name in the file; the nearest is given.
       FileNotFoundError: no such file.
+      ImportError: running the file raised something, named with its line.
     """
     place, colon, name = address.rpartition(":")
     if not colon or not place or not name:
@@ -621,7 +627,11 @@ def _run_file(file: Path) -> Any:
         sys.path.insert(0, str(file.parent))
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException as e:
         del sys.modules[key]
-        raise
+        if not isinstance(e, Exception):
+            raise
+        lines = [n for frame, n in traceback.walk_tb(e.__traceback__) if frame.f_code.co_filename == str(file)]
+        line = e.lineno if isinstance(e, SyntaxError) else lines[-1] if lines else "?"
+        raise ImportError(f"{file.name}, line {line}: running the file raised {type(e).__name__}: {e}") from e
     return module

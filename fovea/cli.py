@@ -69,6 +69,9 @@ def _explain(e: Exception) -> int:
             file=sys.stderr,
         )
         return 1
+    if isinstance(e, OSError) and e.filename and e.strerror:
+        print(f"fovea: {e.filename}: {e.strerror.lower()}", file=sys.stderr)
+        return 1
     own = type(e).__module__.startswith("fovea.")
     if own or isinstance(e, (ValueError, OSError, ImportError)):
         print(f"fovea: {e}", file=sys.stderr)

@@ -48,8 +48,7 @@ def plan(recipe: Recipe) -> tuple[str, list[str]]:
     from fovea.report import sinks
 
     api.build_scorer(recipe)
-    for part in (recipe.program, recipe.environment):
-        api.load_part(part)
+    api.own_parts(recipe)
     data, lacks = _try(lambda: api.described(*api.build_sources(recipe)))
     folder, lacks_model = _try(lambda: checkpoint(recipe.model))
     lacks += lacks_model

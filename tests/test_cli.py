@@ -38,7 +38,9 @@ def test_unknown_command_names_the_known_ones(capsys):
         (["--method", "grop"], "grpo"),
         (["--lora", "16"], "--lora '16': expected its fields one by one: --lora.rank, "),
         (["--reward", "no.py:reward"], "no such file: no.py"),
-        (["--reward", "nosuch"], "no verifier is called 'nosuch'"),
+        (["--reward", "nosuch"], "no verifier is called 'nosuch'; known: exact, choice"),
+        (["--reward", "mine.py"], "'mine.py' is not FILE.py:NAME"),
+        (["--environment", "zoom"], "environment = 'zoom'; expected FILE.py:NAME of a class or function"),
         (["--environment", "no.py:Env"], "no such file: no.py"),
         (["--data.x", "1"], "'data' has no fields of its own"),
         (["--sampling.temperature", "-1"], "temperature = -1.0; expected 0 (greedy) or more"),
@@ -72,6 +74,32 @@ def test_dry_run_names_what_the_machine_lacks(capsys, tmp_path, monkeypatch):
     assert "tasks x 8 answers" in said.out and "no estimate" in said.out
     assert "cannot start here: no such file or folder: train.jsonl" in said.err
     assert "cannot start here: Qwen2.5-VL-3B-Instruct: found no such folder" in said.err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def reward(answer, task)\n    return 1\n", "mine.py, line 1: running the file raised SyntaxError: expected ':'"),
+        (
+            "x = 1\nimport no_such_module\n",
+            "mine.py, line 2: running the file raised ModuleNotFoundError: No module named 'no_such_module'",
+        ),
+    ],
+)
+def test_a_file_that_does_not_run_is_named_with_its_line(text, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(text)
+    for command in (["check", "mine.py:reward"], ["train", "--dry-run", "--reward", "mine.py:reward"]):
+        assert cli.main(command) == 1
+        assert said in capsys.readouterr().err
+
+
+def test_what_cannot_be_read_is_named(capsys, tmp_path):
+    assert cli.main(["generate", "tiny", "--image", str(tmp_path / "no.png"), "--text", "x"]) == 1
+    assert capsys.readouterr().err == f"fovea: {tmp_path / 'no.png'}: no such file or directory\n"
+    (tmp_path / "config.json").write_text("{")
+    assert cli.main(["train", "--model", str(tmp_path), "--dry-run"]) == 1
+    assert f"{tmp_path / 'config.json'}: found no JSON" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def load(
         raise BadRows(bad, total, str(path))
     if not items:
         why = f"\n{tell(bad)}" if bad else ""
-        share = f" for split {split!r} ({left_out} rows belong to the other one)" if left_out else ""
+        share = f" for split {split!r} ({left_out} rows belong to the other one; --heldout names a table of its own)" if left_out else ""
         raise ValueError(f"{path} holds no usable row{share}; found {total} rows, {len(bad)} problems{why}")
     if bad:
         rows = len({(b.file, b.row) for b in bad})
@@ -272,7 +272,8 @@ def _misnamed(records: Records, unused: Sequence[str], missing: Sequence[str]) -
             found = f"{'a picture' if holds else 'a value'} under a name that is not known"
             found += f"; did you mean {meant!r}?" if meant else ""
             known = f"one of {', '.join(GUESSES[name])}"
-            expected = f"{known}; or columns={{{name!r}: {column!r}}}, or {{{name!r}: None}} if it is something else"
+            expected = f"{known}; or columns={{{name!r}: {column!r}}}"
+            expected += "" if name in ("prompt", "answer") else f", or {{{name!r}: None}} if it is something else"
             out.append(Bad(row.file, row.number, column, found, expected))
     return out
 

@@ -185,7 +185,7 @@ def _from_text(text: str, roots: list[Path]) -> Picture:
         raise
     except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL in it, a loop of links
         raise BadImage(f"{text[:80]!r}, no path ({type(error).__name__}: {error})"[:200], "an image file in the data folder") from None
-    raise BadImage(f"{text[:200]!r}, {kind}", f"an image file under {' or '.join(dict.fromkeys(r.name + '/' for r in roots))}")
+    raise BadImage(f"{text[:200]!r}, {kind}", f"an image file under {' or '.join(dict.fromkeys((r.name or '.') + '/' for r in roots))}")
 
 
 class Decoded:

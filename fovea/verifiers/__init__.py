@@ -48,7 +48,7 @@ def build(spec: Any, params: Mapping[str, Any] | None = None) -> Verifier:
         if spec not in VERIFIERS:
             near = difflib.get_close_matches(spec, VERIFIERS, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"no verifier is called {spec!r}{hint} Known: {', '.join(VERIFIERS)}")
+            raise ValueError(f"no verifier is called {spec!r}{hint or ';'} known: {', '.join(VERIFIERS)}")
         return _with(spec, params)
     if isinstance(spec, FunctionVerifier):
         return spec.bind(params)

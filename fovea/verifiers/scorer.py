@@ -249,5 +249,5 @@ def _explain(unscored: Sequence[tuple[str, str]], total: int, allowed: float) ->
     for reason, tasks in list(reasons.items())[:3]:
         names = list(dict.fromkeys(tasks))
         lines.append(f"  {len(tasks)}x {reason} (task {', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
-    lines.append("Unscored episodes are never counted as zero; fix the verifier or the data, or raise max_unscored.")
+    lines.append("Unscored episodes are never counted as zero; fix what the reasons name, or raise max_unscored.")
     return "\n".join(lines)
