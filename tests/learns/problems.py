@@ -89,25 +89,26 @@ def parity_level(policy: HFVLM) -> float:
 # -- pixels: reach the green square --------------------------------------------------------------------------------------------------
 
 WORLD: dict[str, Any] = {"size": 12, "square": 4, "limit": 8}
+SMALL_WORLD: dict[str, Any] = {"size": 8, "square": 4, "limit": 4}
 
 
-def reach_policy(kind: str) -> PixelPolicy:
+def reach_policy(kind: str, world: dict[str, Any]) -> PixelPolicy:
     torch.manual_seed(0)
-    return PixelPolicy((12, 12, 3), 4 if kind == "categorical" else 2, kind)
+    return PixelPolicy((world["size"], world["size"], 3), 4 if kind == "categorical" else 2, kind, width=4 * world["size"])
 
 
 def reach_tasks(first: int, count: int) -> list[Task]:
     return [Task(id=f"reach-{i}", source="reach", prompt=(), meta={"seed": i}) for i in range(first, first + count)]
 
 
-def reach_collect(policy: PixelPolicy, tasks: int, group_size: int, members: tuple[str, ...] = ()) -> Collect:
-    engine = VectorEngine(policy, vector(Reach, 32, continuous=policy.kind == "gaussian", **WORLD))
+def reach_collect(policy: Any, world: dict[str, Any], tasks: int, group_size: int, members: tuple[str, ...] = ()) -> Collect:
+    engine = VectorEngine(policy, vector(Reach, 32, continuous=policy.kind == "gaussian", **world))
     return lambda context: engine.rollout(reach_tasks(tasks * context.step, tasks), group_size, context=context, members=members)
 
 
-def reach_level(policy: PixelPolicy) -> float:
+def reach_level(policy: Any, world: dict[str, Any]) -> float:
     """How often the square is reached from new starts, sampling."""
-    engine = VectorEngine(policy, vector(Reach, 32, continuous=policy.kind == "gaussian", **WORLD), seed=99)
+    engine = VectorEngine(policy, vector(Reach, 32, continuous=policy.kind == "gaussian", **world), seed=99)
     groups = engine.rollout(reach_tasks(100_000, 128), 1)
     return sum(e.stop == "terminated" for g in groups for e in g.episodes) / 128
 
