@@ -109,9 +109,7 @@ class Session:
         if stored["fingerprint"] != self.recipe.fingerprint():
             mine = self.recipe.to_json()
             changed = [f"{k}: {v!r} then, {mine.get(k)!r} now" for k, v in stored["recipe"].items() if mine.get(k) != v]
-            raise ckpt.CheckpointError(
-                f"{checkpoint.path} belongs to another recipe ({'; '.join(changed)}); choose another --out"
-            )
+            raise ckpt.CheckpointError(f"{checkpoint.path} belongs to another recipe ({'; '.join(changed)}); choose another --out")
         ckpt.load_optimizer(checkpoint, self.optimizer)
         self.collector.load_state_dict(stored["collector"])
         self._collected = stored["collector"]
