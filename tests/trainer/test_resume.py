@@ -6,7 +6,7 @@ import random
 import signal
 import subprocess
 import sys
-import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,7 @@ SMALL = dict(
     threads=1,
     seed=3,
 )
+ROOT = Path(__file__).resolve().parents[2]
 TIMES = ("time/", "speed/", "memory/")
 
 
@@ -62,28 +63,44 @@ def test_a_finished_run_is_not_trained_again(straight, tmp_path):
     assert not calls and outcome(tmp_path) == straight and run.after == run.metrics[-1]["eval/accuracy"]
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_numbers(straight, tmp_path):
-    program = "import sys, json, fovea; fovea.train('grpo', out=sys.argv[1], quiet=True, **json.loads(sys.argv[2]))"
-    command = [sys.executable, "-c", program, str(tmp_path), json.dumps(SMALL)]
-    draw, kills = random.Random(0), 0
+@pytest.fixture(scope="module")
+def runner():
+    """``runner(out, **how)``: the small run in a child that is killed as `how` says (tests/trainer/killed.py)."""
+    command = [sys.executable, "-m", "tests.trainer.killed"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    while kills < 3:
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-        before = progress(tmp_path)
-        while process.poll() is None and progress(tmp_path) == before:
-            time.sleep(0.02)
-        time.sleep(draw.random() * 0.5)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-    subprocess.run(command, env=environment, check=True)
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def ask(out, **how):
+            print(json.dumps({"out": str(out), "changes": SMALL, **how}), file=process.stdin, flush=True)
+            return json.loads(process.stdout.readline())
+
+        yield ask
+        process.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def alone(runner, tmp_path_factory):
+    """A run that was left alone: its seconds, and the CPU seconds of each phase."""
+    found = runner(tmp_path_factory.mktemp("alone"))
+    assert not found["killed"] and min(found["spent"].values()) > 0
+    return found
+
+
+def test_killed_in_every_phase_it_ends_with_the_same_numbers(straight, runner, alone, tmp_path):
+    draw, killed = random.Random(0), Counter()
+    for phase in ("start", "evaluate", "save", "step", "evaluate", "start", "save"):
+        killed[phase] += runner(tmp_path, phase=phase, cpu_s=draw.random() * 0.3 * alone["spent"][phase])["killed"]
+    assert set(killed) == {"start", "evaluate", "save", "step"} and min(killed.values()) > 0, killed
+    assert not runner(tmp_path)["killed"]
     assert outcome(tmp_path) == straight
 
 
-def progress(folder: Path) -> int:
-    """Lines of metrics so far."""
-    file = folder / "metrics.jsonl"
-    return file.read_bytes().count(b"\n") if file.exists() else 0
+def test_killed_from_outside_at_random_moments_it_ends_with_the_same_numbers(straight, runner, alone, tmp_path):
+    draw = random.Random(0)
+    kills = [runner(tmp_path, after=draw.random() * 0.6 * alone["seconds"])["killed"] for _ in range(3)]
+    assert any(kills)
+    assert not runner(tmp_path)["killed"]
+    assert outcome(tmp_path) == straight
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(straight, tmp_path):
