@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ PICTURE = re.compile(r"[0-9a-f]+\.png")
 COORDINATES = {"box_iou": 4, "point_in_box": 2}
 """Verifiers that look at places -> how many numbers a place has."""
 REACH = 1e6
+LARGEST = sys.float_info.max
 POINTS = 4000
 
 Row = Mapping[str, Any]
@@ -169,11 +171,14 @@ def columns(rows: Sequence[Row], points: int = POINTS) -> dict[str, Any]:
     """
     raw: dict[str, tuple[list[float], list[float]]] = {}
     for row in rows:
+        step = row["step"]
         for name, value in row.items():
-            if name != "step" and value is not None:
-                xs, ys = raw.setdefault(name, ([], []))
-                xs.append(row["step"])
-                ys.append(value)
+            if value is not None:
+                if name not in raw:
+                    raw[name] = [], []
+                raw[name][0].append(step)
+                raw[name][1].append(value)
+    raw.pop("step", None)
     axes: dict[tuple[float, ...], int] = {}
     series = {}
     for name, (xs, ys) in raw.items():
@@ -295,7 +300,8 @@ def _metrics_row(line: bytes) -> dict[str, Any] | str:
         return str(e)
     if not isinstance(row, dict) or not _number(row.get("step")):
         return f"expected one JSON object with a step, found {line[:60].decode(errors='replace')!r}"
-    return {k: v if _number(v) else None for k, v in row.items()}
+    # NaN and infinity fail the comparison, and a bool is no int here
+    return {k: v if v.__class__ in (float, int) and -LARGEST <= v <= LARGEST else None for k, v in row.items()}
 
 
 def _number(x: Any) -> bool:

@@ -130,6 +130,8 @@ def view(runs: Sequence[str | Path], host: str = "127.0.0.1", port: int = 0, tok
     """
     readers = opened(runs)
     expected = secret(token, host, "read these runs")
+    for reader in readers:
+        reader.rows()  # so that the page does not wait for it
     app = App(readers, expected)
 
     def started(address: str) -> None:
