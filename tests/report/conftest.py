@@ -27,6 +27,7 @@ def chromium():
 def tab(chromium):
     """An empty tab; errors of the page fail the test."""
     page = chromium.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(120_000)  # a busy machine is no failure
     faults = []
     page.on("pageerror", lambda e: faults.append(str(e)))
     page.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)

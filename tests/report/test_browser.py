@@ -39,7 +39,7 @@ def found(tab):
 
 def settle(tab, script):
     """Wait until `script` holds. (Playwright's own waiting evaluates strings in the page, which its content policy forbids.)"""
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while not tab.evaluate(f"Boolean({script})"):
         assert time.monotonic() < until, f"{script} never held"
         time.sleep(0.05)
