@@ -480,10 +480,11 @@ def worked_numbers(root: Path) -> set[str]:
 
 def support(root: Path) -> str:
     """Families by features, from the file that the tests write."""
-    from fovea.support import FAMILIES, FEATURES, read
+    from fovea.policies.families import FAMILIES
+    from fovea.support import FEATURES, read
 
     found = read([root / SUPPORT])
-    return table(("family", *FEATURES.values()), [(name, *found[family].values()) for family, name in FAMILIES.items()])
+    return table(("family", *FEATURES.values()), [(family.title, *found[name].values()) for name, family in FAMILIES.items()])
 
 
 # -- tables from the code -------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import shutil
 from typing import Any
 
 from fovea import sandbox, support
+from fovea.policies.families import FAMILIES
 
 PARTS: tuple[tuple[str, str, str], ...] = (
     ("torch", "", "tensors and training"),
@@ -146,10 +147,10 @@ def _torchvision() -> str:
 def _processors() -> dict[str, bool]:
     """Families whose prompts can be encoded, and whether clips may be in them."""
     try:
-        from fovea.policies.looks import LOOKS
+        import fovea.policies.processor  # noqa: F401
     except ImportError:
         return {}
-    return {family: look.clip is not None for family, look in LOOKS.items()}
+    return {name: family.clip is not None for name, family in FAMILIES.items()}
 
 
 def _base_model() -> str:

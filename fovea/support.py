@@ -3,6 +3,7 @@
     tested     a test passed on trained weights of the family: the tiny model that ships with the package (Qwen2.5-VL) or a published one
     shrunken   a test passed on the family's own classes with small sizes and random weights
     untested   no test passed, or one of them failed
+    n/a        the family has no such thing: its own processor takes no clips
 
 ``pytest -m support --support benchmarks/support.json`` writes the file; README and ``fovea doctor`` show it. Loads nothing heavy.
 """
@@ -14,17 +15,8 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-FAMILIES = {
-    "qwen2_vl": "Qwen2-VL",
-    "qwen2_5_vl": "Qwen2.5-VL",
-    "qwen3_vl": "Qwen3-VL",
-    "llava": "LLaVA",
-    "llava_onevision": "LLaVA-OneVision",
-    "smolvlm": "SmolVLM",
-    "idefics3": "Idefics3",
-    "internvl": "InternVL (HF format)",
-    "paligemma": "PaliGemma",
-}
+from fovea.policies.families import FAMILIES
+
 FEATURES = {
     "full": "full finetuning",
     "lora": "LoRA",
@@ -35,6 +27,7 @@ FEATURES = {
     "remote": "remote engine",
 }
 LEVELS = ("untested", "shrunken", "tested")
+ABSENT = "n/a"
 PLACES = (Path(__file__).with_name("support.json"), Path(__file__).parents[1] / "benchmarks" / "support.json")
 
 Table = dict[str, dict[str, str]]
@@ -58,6 +51,8 @@ def table(passed: Mapping[tuple[str, str], str], failed: Iterable[tuple[str, str
     failed = set(failed)
 
     def cell(at: tuple[str, str]) -> str:
+        if at[1] == "video" and FAMILIES[at[0]].clip is None:
+            return ABSENT
         return LEVELS[0] if at in failed else passed.get(at, LEVELS[0])
 
     return {family: {feature: cell((family, feature)) for feature in FEATURES} for family in FAMILIES}
@@ -72,7 +67,7 @@ def read(places: Iterable[Path] = PLACES) -> Table:
     file = next((p for p in places if p.is_file()), None)
     found: Table = json.loads(file.read_text(encoding="utf-8")) if file else {}
     passed = {
-        (known(family, FAMILIES, "family"), known(feature, FEATURES, "feature")): known(level, LEVELS, "level")
+        (known(family, FAMILIES, "family"), known(feature, FEATURES, "feature")): known(level, (*LEVELS, ABSENT), "level")
         for family, row in found.items()
         for feature, level in row.items()
     }

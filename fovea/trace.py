@@ -98,9 +98,10 @@ class Live(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(isinstance(x, Tensor) and x.is_meta for x in tree_leaves((args, kwargs))) and func not in TAKES_REAL_INDICES:
             args, kwargs = tree_map(lambda x: x.to(META) if isinstance(x, Tensor) else x, (args, kwargs))
+        given = set(map(_storage, _without_data((args, kwargs))))
         out = func(*args, **(kwargs or {}))
-        for x in tree_leaves(out):
-            if isinstance(x, Tensor) and x.is_meta:
+        for x in _without_data(out):
+            if _storage(x) not in given:  # a view of a weight is no new memory
                 self._hold(x.untyped_storage())
         return out
 
@@ -116,6 +117,14 @@ class Live(TorchDispatchMode):
         self.held.discard(key)
         self.now -= size
         self.heap.give(block)
+
+
+def _without_data(tree: Any) -> list[Tensor]:
+    return [x for x in tree_leaves(tree) if isinstance(x, Tensor) and x.is_meta]
+
+
+def _storage(x: Tensor) -> int:
+    return x.untyped_storage()._cdata
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ CONTAINERS = (
 """FFmpeg's names of the file formats that are opened."""
 MAX_PIXELS = 89_478_485
 """Largest frame, in pixels."""
+MOST_BYTES = 1 << 30
+"""What the frames taken of one file may fill before they are resized."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Video:
     Attributes:
       source: a file, or the frames themselves, which are all shown.
       fps: file: frames to take per second. Frames: how many of them were one second, 24 where it is not said.
-      frames: file: how many frames to take in all, instead of `fps`. With neither the checkpoint decides.
+      frames: file: how many frames to take in all, instead of `fps`. With neither the checkpoint decides, which may mean every frame of a
+        short clip (`MOST_BYTES`).
     """
 
     source: str | Path | tuple[Image.Image, ...]
@@ -42,8 +46,8 @@ class Video:
         if self.frames is not None and isinstance(self.source, tuple):
             raise ValueError(f"Video: found frames={self.frames} for a list of pictures; expected a file (pictures are all shown)")
         for name, value in (("fps", self.fps), ("frames", self.frames)):
-            if value is not None and value <= 0:
-                raise ValueError(f"Video: found {name}={value}; expected a positive number")
+            if value is not None and not (isinstance(value, int | float) and 0 < value < float("inf")):
+                raise ValueError(f"Video: found {name}={value!r}; expected a positive number")
 
 
 def still(shown: Image.Image | Video) -> Image.Image:
@@ -85,25 +89,96 @@ def probe(path: str | Path) -> Stream:
 
 
 def read_frames(path: str | Path, indices: Sequence[int]) -> list[Image.Image]:
-    """The frames of these rising indices, RGB, decoded from the start of the file."""
-    wanted, found = set(indices), {}
+    """The frames of these rising indices, RGB. Only what lies between each one and the key frame before it is decoded."""
+    wanted = sorted(set(indices))
+    found = _sought(path, wanted)
+    if len(found) < len(wanted):
+        found = _from_the_start(path, wanted)
+    if missing := [i for i in wanted if i not in found]:
+        raise ValueError(
+            f"{path}: frame {missing[0]} is missing, found {len(found)} of the {len(wanted)} frames asked for; expected frames up to "
+            f"{wanted[-1]} as the file's header says (a likely cause is a recording or a copy that was cut off)"
+        )
+    return [found[i] for i in indices]
+
+
+def _sought(path: str | Path, wanted: Sequence[int]) -> dict[int, Image.Image]:
+    """The wanted frames by index, found by the times of the packets; some or all are left out where these do not tell."""
+    found: dict[int, Image.Image] = {}
+    try:
+        with _open(path) as container:
+            packets = [(p.pts, p.is_keyframe) for p in container.demux(video=0) if p.size and not p.is_discard]
+        times = [] if any(time is None for time, _ in packets) else sorted(time for time, _ in packets)
+        if len(set(times)) < max(len(packets), wanted[-1] + 1):
+            return {}
+        index_of = {time: i for i, time in enumerate(times)}
+        keys = sorted(index_of[time] for time, key in packets if key)
+        with _open(path) as container:
+            stream = container.streams.video[0]
+            frames, at = container.decode(stream), -1
+            for i in wanted:
+                start = keys[max(0, bisect_right(keys, i) - 1)] if keys else 0
+                if start > at + 1:
+                    container.seek(times[start], stream=stream)
+                    frames = container.decode(stream)
+                for frame in frames:
+                    if frame.width * frame.height > MAX_PIXELS:
+                        return {}
+                    at = index_of.get(frame.pts, at)
+                    if at == i:
+                        found[i] = Image.fromarray(frame.to_ndarray(format="rgb24"))
+                    if at >= i:
+                        break
+    except Exception:  # what a damaged file leads a decoder to
+        return {}  # reading from the start says where the damage is
+    return found
+
+
+def _from_the_start(path: str | Path, wanted: Sequence[int]) -> dict[int, Image.Image]:
+    """The wanted frames by index, counted while the file is decoded."""
+    last, among, found = wanted[-1], set(wanted), {}
     with _open(path) as container:
         try:
             for i, frame in enumerate(container.decode(video=0)):
                 if frame.width * frame.height > MAX_PIXELS:
                     raise ValueError(f"{frame.width} x {frame.height} pixels, at most {MAX_PIXELS} can be read")
-                if i in wanted:
+                if i in among:
                     found[i] = Image.fromarray(frame.to_ndarray(format="rgb24"))
-                if i >= max(wanted):
+                if i >= last:
                     break
         except Exception as e:  # what a damaged file leads a decoder to
             raise ValueError(f"{path}: frame {len(found)} of {len(wanted)} cannot be decoded ({e}); the file is damaged") from e
-    if missing := sorted(wanted - set(found)):
+    return found
+
+
+def check_frames(path: str | Path) -> None:
+    """Decode the whole file.
+
+    Raises:
+      ValueError: at the first frame that cannot be decoded.
+    """
+    with _open(path) as container:
+        count = 0
+        try:
+            for _ in container.decode(video=0):
+                count += 1
+        except Exception as e:  # what a damaged file leads a decoder to
+            raise ValueError(f"{path}: frame {count} cannot be decoded ({e}); the file is damaged") from e
+
+
+def affordable(path: str | Path, stream: Stream, count: int) -> None:
+    """Refuse to take so many frames of a file that they would not fit.
+
+    Raises:
+      ValueError: with the number of frames that would.
+    """
+    each = 3 * stream.size[0] * stream.size[1]
+    if count * each > MOST_BYTES:
         raise ValueError(
-            f"{path}: frame {missing[0]} is missing, found {len(found)} of the {len(wanted)} frames asked for; expected frames up to "
-            f"{max(wanted)} as the file's header says (a likely cause is a recording or a copy that was cut off)"
+            f"{path}: found {count} frames to take of {stream.total}, {stream.size[0]}x{stream.size[1]} each, "
+            f"{count * each / 1e9:.1f} GB; expected at most {MOST_BYTES // each} of this size (say how many: "
+            "Video(file, fps=...) or Video(file, frames=...))"
         )
-    return [found[i] for i in indices]
 
 
 def existing(path: str | Path) -> Path:

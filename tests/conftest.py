@@ -77,7 +77,7 @@ class Ledger:
 
     def now(self):
         before = {(family, feature): level for family, row in read([self.file]).items() for feature, level in row.items()}
-        raised = {at: max(level, self.passed.get(at, level), key=LEVELS.index) for at, level in before.items()}
+        raised = {at: max(level, self.passed.get(at, level), key=LEVELS.index) for at, level in before.items() if level in LEVELS}
         return table(raised, self.failed)
 
     def pytest_sessionfinish(self, exitstatus):
@@ -88,6 +88,7 @@ class Ledger:
         if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             terminalreporter.write_line(f"{self.file} is not written: the session was not complete")
             return
+        there = [level for row in table({}).values() for level in row.values() if level in LEVELS]
         shown = sum(at not in self.failed for at in self.passed)
         broken = "; failed: " + ", ".join(sorted(map(" ".join, self.failed))) if self.failed else ""
-        terminalreporter.write_line(f"{self.file}: {shown} of {len(FAMILIES) * len(FEATURES)} cells shown by tests{broken}")
+        terminalreporter.write_line(f"{self.file}: {shown} of {len(there)} cells shown by tests{broken}")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fovea import video
 from fovea.policies import clips
 from fovea.video import Stream, Video, probe, read_frames, still
 from tests.policies.family_folders import CLIP_FILE, moving, picture
@@ -109,6 +110,50 @@ class TestFiles:
         first, later = read_frames(CLIP_FILE, [0, 20])
         assert first.size == (160, 120) and first.tobytes() != later.tobytes()
         assert read_frames(CLIP_FILE, [20])[0].tobytes() == later.tobytes()
+
+    def test_only_what_lies_behind_the_nearest_key_frame_is_decoded(self, tmp_path, monkeypatch):
+        import av
+
+        file = tmp_path / "long.mp4"
+        with av.open(str(file), "w") as container:
+            stream = container.add_stream("mpeg4", rate=10)
+            stream.width, stream.height, stream.gop_size, stream.max_b_frames = 64, 48, 10, 2
+            for shot in moving(100, 64, 48):
+                container.mux(stream.encode(av.VideoFrame.from_image(shot)))
+            container.mux(stream.encode())
+        every = video._from_the_start(file, range(100))
+        decoded = []
+
+        class Counting:
+            def __init__(self, container):
+                self.container, self.streams, self.seek, self.demux = container, container.streams, container.seek, container.demux
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                self.container.close()
+
+            def decode(self, *args, **kwargs):
+                for frame in self.container.decode(*args, **kwargs):
+                    decoded.append(frame)
+                    yield frame
+
+        monkeypatch.setattr(video, "_open", lambda path, whole=video._open: Counting(whole(path)))
+        for indices in ([3], [0, 99], [12, 13, 57, 58, 91], list(range(0, 100, 7)), list(range(100))):
+            decoded.clear()
+            found = video._sought(file, indices)
+            assert list(found) == indices and all(found[i].tobytes() == every[i].tobytes() for i in indices)
+            assert len(decoded) <= min(100, 12 * len(indices)), "a key frame every ten, two frames out of order"
+        decoded.clear()
+        read_frames(file, [0, 99])
+        assert len(decoded) <= 24
+
+    def test_more_frames_than_fit_are_not_taken(self, monkeypatch):
+        monkeypatch.setattr(video, "MOST_BYTES", 10 * 3 * 160 * 120)
+        with pytest.raises(ValueError, match=r"found 30 frames to take of 30, 160x120 each, .* expected at most 10 .*fps="):
+            clips.load(Video(CLIP_FILE), clips.take_evenly, {})
+        assert len(clips.load(Video(CLIP_FILE, frames=10), clips.take_evenly, {}).frames) == 10
 
     def test_files_that_are_no_clips_are_named(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"nothing\.mp4: found no file"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -21,7 +21,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 from transformers.models.smolvlm.image_processing_pil_smolvlm import get_resize_output_image_size
 
 from fovea.policies.pictures import Grid, Settings, Shown, overview
-from fovea.video import Stream, Video, probe, read_frames
+from fovea.video import Stream, Video, affordable, probe, read_frames
 
 FILTERS = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic", Image.Resampling.LANCZOS: "lanczos"}
 USUAL_FPS = 24.0
@@ -53,25 +53,6 @@ class Clip:
 Take = Callable[[Mapping[str, Any], Stream, int | None, float | None], Sequence[int]]
 
 
-@dataclass(frozen=True)
-class ClipLook:
-    """How one family shows clips.
-
-    Attributes:
-      take: (video settings, stream, number of frames, frames per second) -> indices of the frames to show.
-      show: (settings, clip, placeholder) -> pixels, grid, tokens and text.
-      slot: the clip's placeholder in a prompt.
-      own: whether the visual tokens are the slot's, not those of images.
-      defaults: settings of checkpoints that do not name them.
-    """
-
-    take: Take
-    show: Callable[[Settings, Clip, str], Shown]
-    slot: str
-    own: bool
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-
-
 def load(video: Video, take: Take, settings: Mapping[str, Any]) -> Clip:
     """Take the frames of a clip as its family does."""
     if isinstance(video.source, tuple):
@@ -84,6 +65,7 @@ def load(video: Video, take: Take, settings: Mapping[str, Any]) -> Clip:
         indices = tuple(int(i) for i in take(settings, stream, frames, fps))
     except ValueError as e:
         raise ValueError(f"{video.source}: {e}") from e
+    affordable(video.source, stream, len(indices))
     return Clip(_stack(read_frames(video.source, indices), str(video.source)), indices, stream.total, stream.fps, True)
 
 

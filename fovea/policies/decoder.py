@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from fovea.policies.ops import beside, mlp, norm, rotate
@@ -63,7 +64,7 @@ def run(
         if keep is not None:
             keep.append(kv)
         if deep is not None and i < len(deep[1]):
-            x_LC = x_LC.index_add(0, deep[0], deep[1][i])
+            x_LC = _deepened(x_LC, deep[0], deep[1][i], needed if i == last else None)
     return norm(text.norm, x_LC)
 
 
@@ -82,6 +83,14 @@ def _layer(
     x_LC = x_LC + _after(norms.attended, attn.o_proj(o.flatten(1)))
     x_LC = x_LC + _after(norms.mixed, mlp(layer.mlp, norm(norms.mlp, x_LC)))
     return x_LC, (k.transpose(0, 1), v.transpose(0, 1)) if keep else None
+
+
+def _deepened(x_LC: Tensor, at_S: Tensor, deep_SC: Tensor, needed: Tensor | None) -> Tensor:
+    """The additions to visual tokens; of a layer that was run at the (rising) `needed` tokens only, to those among them."""
+    if needed is not None:
+        shown = torch.isin(at_S, needed)
+        at_S, deep_SC = torch.searchsorted(needed, at_S[shown]), deep_SC[shown]
+    return x_LC.index_add(0, at_S, deep_SC)
 
 
 def through(layer: Any, work: Callable[..., Any], *args: Any) -> Any:

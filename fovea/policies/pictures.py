@@ -22,9 +22,9 @@ from transformers import AutoImageProcessor
 from transformers.image_processing_utils import select_best_resolution
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
+from fovea.policies.families import FAKE
+
 Grid = tuple[int, int, int]
-FAKE = "<fake_token_around_image>"
-"""Idefics3 and SmolVLM set it before and after every tile."""
 
 
 @dataclass(frozen=True)
@@ -95,19 +95,36 @@ class Settings:
     video: Mapping[str, Any]
 
     def need(self, name: str) -> Any:
-        if (value := self.fields.get(name)) is None:
+        """A field of the processor or of its image processor.
+
+        Raises:
+          ValueError: neither has it.
+        """
+        value = self.fields.get(name)
+        if value is None and (value := getattr(self.images, name, None)) is None:
+            file = self.folder / "processor_config.json"
             raise ValueError(
-                f"{self.folder / 'processor_config.json'}: found no field {name!r}, which the number of image tokens depends on; "
-                "a likely cause is a checkpoint saved without its processor (processor.save_pretrained writes the file)"
+                f"{file}: found {f'no field {name!r}' if file.exists() else 'no such file'}, expected one with {name!r}, which the number "
+                "of image tokens depends on; a likely cause is a checkpoint saved without its processor (processor.save_pretrained writes "
+                "the file)"
             )
         return value
 
 
 def read_settings(folder: Path, image: str, video: Mapping[str, Any]) -> Settings:
-    """The folder's settings; `video` holds defaults."""
+    """The folder's settings; `video` holds defaults.
+
+    Raises:
+      FileNotFoundError: nothing says how pictures are preprocessed.
+    """
     fields, clips, stills = (
         _json(folder / f"{name}.json") for name in ("processor_config", "video_preprocessor_config", "preprocessor_config")
     )
+    if not (stills or fields.get("image_processor")):
+        raise FileNotFoundError(
+            f"{folder / 'preprocessor_config.json'}: found no such file, expected the settings of the checkpoint's image processor "
+            "(a likely cause is a checkpoint saved without its processor: processor.save_pretrained writes the file)"
+        )
     images = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     return Settings(folder, images, fields, image, {**video, **(fields.get("video_processor") or clips or stills)})
 
@@ -140,7 +157,7 @@ def llava(settings: Settings, image: Image.Image, alone: bool) -> Shown:
 
 
 def paligemma(settings: Settings, image: Image.Image, alone: bool) -> Shown:
-    return Shown(_tiles(settings, image)["pixel_values"], (1, 0, 0), settings.images.image_seq_length, settings.image)
+    return Shown(_tiles(settings, image)["pixel_values"], (1, 0, 0), settings.need("image_seq_length"), settings.image)
 
 
 def llava_onevision(settings: Settings, image: Image.Image, alone: bool) -> Shown:

@@ -1,4 +1,4 @@
-"""Chat messages, pictures and clips -> token ids, pixels and positions, for every family of `fovea.policies.looks.LOOKS`.
+"""Chat messages, pictures and clips -> token ids, pixels and positions, for every family of `fovea.policies.families.FAMILIES`.
 
 The picture side follows the checkpoint's image processor, the text side its own tokenizer and chat template, so token ids and pixels are
 those of the family's processor. Everything is cached by content: the same picture is resized and cut once.
@@ -27,7 +27,7 @@ from transformers import AutoTokenizer
 
 from fovea.images import rgb
 from fovea.policies import clips
-from fovea.policies.looks import LOOKS
+from fovea.policies.families import FAMILIES
 from fovea.policies.pictures import Picture, normalisation, read_settings
 from fovea.types import Message, Prefix
 from fovea.video import Video, existing
@@ -133,19 +133,21 @@ class Processor:
     ):
         self.folder, self.image_token_id, self.rope_index = folder, image_token_id, rope_index
         self.kind = _kind(folder)
-        self.look = LOOKS[self.kind]
+        self.family = FAMILIES[self.kind]
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self.placeholder: str = self.tokenizer.convert_ids_to_tokens(image_token_id)
-        self.settings = read_settings(folder, self.placeholder, self.look.clip.defaults if self.look.clip else {})
+        self.settings = read_settings(folder, self.placeholder, self.family.clip.defaults if self.family.clip else {})
+        for name in self.family.needs:
+            self.settings.need(name)
         self.images = self.settings.images
-        self.tokenizer.chat_template = self.tokenizer.chat_template or _template_file(folder) or self.look.template
+        self.tokenizer.chat_template = self.tokenizer.chat_template or _template_file(folder) or self.family.template
         if not self.tokenizer.chat_template:
             raise ValueError(
                 f"{folder}: found no chat template; expected one in tokenizer_config.json, chat_template.jinja or chat_template.json "
                 "(a base model without one cannot be prompted with chat messages)"
             )
         self.normalisation = normalisation(self.images)
-        clip = self.look.clip
+        clip = self.family.clip
         self.video_token_id: int | None = self.tokenizer.get_vocab().get(clip.slot) if clip and clip.own else None
         self.visual_ids = torch.tensor([i for i in (image_token_id, self.video_token_id) if i is not None])
         self.preprocessed, self.cache_bytes = 0, cache_bytes
@@ -156,7 +158,7 @@ class Processor:
     def never_ids(self) -> tuple[int, ...]:
         """Ids that stand for pictures, or around them, in a prompt: a policy must not emit them."""
         vocabulary = self.tokenizer.get_vocab()
-        return tuple(sorted({self.image_token_id, *(vocabulary[t] for t in self.look.never if t in vocabulary)}))
+        return tuple(sorted({self.image_token_id, *(vocabulary[t] for t in self.family.never if t in vocabulary)}))
 
     def encode(self, messages: Sequence[Message], images: Sequence[Image.Image | Video]) -> Prefix:
         """The prompt up to and including the generation prompt, as a `Prefix` whose `data` is a `Prompt`.
@@ -213,7 +215,7 @@ class Processor:
         """The chat template's text, one placeholder per image, ending with the generation prompt."""
         parts = [{**m, "content": _parts(m["content"])} for m in messages]
         text = self.tokenizer.apply_chat_template(parts, tokenize=False, add_generation_prompt=True)
-        return self.look.frame(text, self.placeholder, self.tokenizer.bos_token) if self.look.frame else text
+        return self.family.frame(text, self.placeholder, self.tokenizer.bos_token) if self.family.frame else text
 
     def picture(self, image: Image.Image, alone: bool = True, key: str | None = None) -> Picture:
         """The image's pixels and how its family shows it, made once per content.
@@ -225,18 +227,18 @@ class Processor:
         if (found := self._pictures.get(key)) is not None:
             return found
         self.preprocessed += 1
-        patches, grid, tokens, text, _ = self.look.show(self.settings, rgb(image), alone)
+        patches, grid, tokens, text, _ = self.family.show(self.settings, rgb(image), alone)
         return self._pictures.put(key, Picture(key, patches, *self.normalisation, grid, tokens, (image.height, image.width), text))
 
     def clip(self, video: Video, key: str | None = None) -> Picture:
         """The clip's frames and how its family shows them, made once per content."""
-        assert self.look.clip is not None, self.kind
+        assert self.family.clip is not None, self.kind
         key = key or clip_hash(video)
         if (found := self._pictures.get(key)) is not None:
             return found
         self.preprocessed += 1
-        taken = clips.load(video, self.look.clip.take, self.settings.video)
-        patches, grid, tokens, text, seconds = self.look.clip.show(self.settings, taken, self._token(clip=True))
+        taken = clips.load(video, self.family.clip.take, self.settings.video)
+        patches, grid, tokens, text, seconds = self.family.clip.show(self.settings, taken, self._token(clip=True))
         height, width = taken.frames.shape[-2:]
         norm = clips.normalisation(self.settings.video)
         return self._pictures.put(key, Picture(key, patches, *norm, grid, tokens, (height, width), text, seconds))
@@ -253,18 +255,18 @@ class Processor:
 
     def _token(self, clip: bool) -> str:
         """The visual token of images or of clips."""
-        return self.look.clip.slot if clip and self.look.clip and self.look.clip.own else self.placeholder
+        return self.family.clip.slot if clip and self.family.clip and self.family.clip.own else self.placeholder
 
     def _slots(self, text: str, media: bool) -> list[str]:
         """The text cut at its placeholders, these in the odd places; a clip's counts where there are clips, or where it is a token."""
-        clip = self.look.clip
+        clip = self.family.clip
         names = [self.placeholder, *([clip.slot] if clip and (clip.own or media) else [])]
         return re.split("(" + "|".join(map(re.escape, names)) + ")", text)
 
     def _check_placeholders(self, text: str, images: Sequence[Image.Image | Video]) -> None:
         """One placeholder of the right kind for each image and clip."""
-        if self.look.clip is None and (at := [i for i, x in enumerate(images) if isinstance(x, Video)]):
-            able = ", ".join(name for name, look in LOOKS.items() if look.clip)
+        if self.family.clip is None and (at := [i for i, x in enumerate(images) if isinstance(x, Video)]):
+            able = ", ".join(name for name, family in FAMILIES.items() if family.clip)
             raise ValueError(f"prompt: images[{at[0]}] is a clip; {self.kind} takes none (those that do: {able})")
         slots = self._slots(text, any(isinstance(x, Video) for x in images))[1::2]
         if len(slots) != len(images):
@@ -290,7 +292,7 @@ class Processor:
     def _tokens(self, whole: str, text: str | None = None) -> list[int]:
         """Token ids of `whole`; where it is a prompt, `text` is how it begins, which decides whether the tokenizer adds its opening."""
         bos = self.tokenizer.bos_token
-        special = text is not None and self.look.frame is None and not (bos and text.startswith(bos))
+        special = text is not None and self.family.frame is None and not (bos and text.startswith(bos))
         return self.tokenizer(whole, add_special_tokens=special)["input_ids"]
 
     def _run_out(self, ids: Sequence[int], pictures: Sequence[Picture]) -> list[int]:
@@ -322,8 +324,8 @@ def _runs(picture: Picture, placeholder: str) -> list[int]:
 def _kind(folder: Path) -> str:
     file = folder / "config.json"
     kind = json.loads(file.read_text()).get("model_type")
-    if kind not in LOOKS:
-        raise ValueError(f"{file}: found model_type {kind!r}; expected one of {', '.join(LOOKS)}")
+    if kind not in FAMILIES:
+        raise ValueError(f"{file}: found model_type {kind!r}; expected one of {', '.join(FAMILIES)}")
     return kind
 
 

@@ -1,4 +1,4 @@
-"""Your own images as tasks: a folder, JSON lines, CSV, Parquet, a saved `datasets` folder or a hub id.
+"""Your own images and clips as tasks: a folder, JSON lines, CSV, Parquet, a saved `datasets` folder or a hub id.
 
     source = load("my_data")                       # my_data/train.jsonl, my_data/images/...
     source = load("my_data/table.csv", columns={"prompt": "q", "answer": "gt"}, verifier="number")
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fovea.tasks import tables
-from fovea.tasks.pictures import MAX_PIXELS, BadImage, Decoded, Picture, pictures_of
+from fovea.tasks.pictures import MAX_PIXELS, BadImage, Decoded, Footage, Picture, clips_of, pictures_of
 from fovea.tasks.tables import Bad, Records, Row
 from fovea.types import Context, Episode, Group, Task, Turn
 from fovea.verifiers import VERIFIERS, build, extract_answer
@@ -31,6 +31,7 @@ from fovea.verifiers.parse import parse_numbers
 GUESSES: dict[str, tuple[str, ...]] = {
     "prompt": ("question", "problem", "prompt", "query", "instruction", "messages", "text", "input"),
     "image": ("images", "image", "image_path", "image_paths", "img", "picture", "file_name", "filename"),
+    "video": ("videos", "video", "video_path", "video_paths", "clip", "clips"),
     "answer": ("answer", "solution", "label", "ground_truth", "gold", "gt", "target", "reward_model.ground_truth", "answers"),
     "id": ("id", "uid", "question_id", "sample_id"),
     "source": ("data_source", "source"),
@@ -40,7 +41,9 @@ GUESSES: dict[str, tuple[str, ...]] = {
 }
 """Field of a task -> column names that are taken for it, the first that the table has."""
 
-IMAGE_MARK = "<image>"
+MARKS = {"image": "<image>", "video": "<video>"}
+MANY = ("images", "image_paths", "videos", "video_paths", "clips")
+"""Columns that may be empty in a row."""
 CHECKS = ("header", "full", "none")
 
 
@@ -61,11 +64,11 @@ def tell(bad: Sequence[Bad], limit: int = 20) -> str:
 
 @dataclass(frozen=True)
 class Item:
-    """A checked row whose pictures are still encoded."""
+    """A checked row whose pictures and clips are still encoded."""
 
     row: Row
     task: Task
-    pictures: tuple[Picture, ...]
+    pictures: tuple[Picture | Footage, ...]
 
 
 @dataclass
@@ -101,13 +104,9 @@ class Table:
         for offset in range(len(self)):
             item = self.items[(i + offset) % len(self)]
             try:
-                images = tuple(
-                    self.decoded.get((item.row.file, item.row.number, n) if callable(p.place) else p.place, p, self.max_pixels)
-                    for n, p in enumerate(item.pictures)
-                )
-                return replace(item.task, images=images)
+                return replace(item.task, images=tuple(self._decode(item.row, n, p) for n, p in enumerate(item.pictures)))
             except BadImage as error:
-                bad = Bad(item.row.file, item.row.number, self.columns.get("image", "image"), error.found, error.expected)
+                bad = Bad(item.row.file, item.row.number, self.columns.get(error.field, error.field), error.found, error.expected)
             if not self.skip:
                 raise BadRows([bad], len(self), self.name)
             if bad not in self.skipped:
@@ -115,18 +114,28 @@ class Table:
                 warnings.warn(f"skipped: {bad}", stacklevel=2)
         raise BadRows(self.skipped, len(self), self.name)
 
+    def _decode(self, row: Row, n: int, shown: Picture | Footage) -> Any:
+        if isinstance(shown, Footage):
+            return shown.decode()
+        return self.decoded.get((row.file, row.number, n) if callable(shown.place) else shown.place, shown, self.max_pixels)
+
     def describe(self) -> str:
         """What was understood: rows, columns and those that no field uses, verifiers and whatever was guessed."""
         verifiers = Counter(t.verifier if isinstance(t.verifier, str) else "your own" for t in (item.task for item in self.items))
-        images = Counter(len(item.pictures) for item in self.items)
+        shown = {k: Counter(sum(p.kind == k for p in item.pictures) for item in self.items) for k in MARKS}
         lines = [
             f"{self.name}: {len(self)} rows" + (f", {len(self.skipped)} problems skipped" if self.skipped else ""),
             "  columns    " + ", ".join(f"{f} <- {c!r}" for f, c in self.columns.items()),
             *(["  unused     " + ", ".join(map(repr, self.unused))] if self.unused else []),
-            "  images     " + ", ".join(f"{n} in {rows} rows" for n, rows in sorted(images.items())),
+            "  images     " + _counts(shown["image"]),
+            *(["  clips      " + _counts(shown["video"])] if set(shown["video"]) - {0} else []),
             "  verifiers  " + ", ".join(f"{v} for {rows} rows" for v, rows in verifiers.most_common()),
         ]
         return "\n".join(lines + [f"  note       {n}" for n in self.notes])
+
+
+def _counts(rows: Counter[int]) -> str:
+    return ", ".join(f"{n} in {count} rows" for n, count in sorted(rows.items()))
 
 
 def load(
@@ -149,7 +158,7 @@ def load(
 
     Args:
       path: a folder with a table, a table (.jsonl, .json, .csv, .tsv, .parquet), a folder of `datasets.save_to_disk`, or a hub id.
-      columns: field (prompt, image, answer, id, source, options, verifier, params) -> column, where the guess (`GUESSES`) is not wanted.
+      columns: field (prompt, image, video, answer, id, source, options, verifier, params) -> column, where `GUESSES` are not wanted;
         "a.b" is the entry b of a mapping in column a; None says that the table has no column for the field.
       images: folder that relative image paths start from; "auto" is the table's folder, then its `images/`. No path may leave it.
       verifier: verifier of every row (a name, a function or an object); otherwise guessed from each answer: number, box of four numbers
@@ -357,14 +366,14 @@ class _Reader:
             except _Problem as p:
                 problems.append(Bad(row.file, row.number, self.columns.get(p.name, p.name), p.found, p.expected))
             except BadImage as p:
-                problems.append(Bad(row.file, row.number, self.columns.get("image", "image"), p.found, p.expected))
+                problems.append(Bad(row.file, row.number, self.columns.get(p.field, p.field), p.found, p.expected))
 
-        pictures = attempt(self._pictures, row)
-        for picture in pictures or () if check != "none" else ():
-            attempt(picture.check, max_pixels, check == "full")
-        prompt = attempt(self._prompt, row, None if pictures is None else len(pictures))
+        shown = attempt(self._shown, row)
+        for one in shown or () if check != "none" else ():
+            attempt(one.check, max_pixels, check == "full")
+        prompt = attempt(self._prompt, row, shown)
         answer = attempt(self._answer, row)
-        scored = attempt(self._verifier, row, answer, bool(pictures)) if answer is not None else None
+        scored = attempt(self._verifier, row, answer, bool(shown)) if answer is not None else None
         if problems or scored is None:
             return None, problems
         task = Task(
@@ -379,7 +388,7 @@ class _Reader:
         problem = _gold_problem(task)
         if problem:
             return None, [Bad(row.file, row.number, self.columns["answer"], problem, f"an answer that verifier {task.verifier!r} can read")]
-        return Item(row, task, tuple(pictures or ())), []
+        return Item(row, task, in_order(prompt, shown or ())), []
 
     def _cell(self, row: Row, name: str) -> Any:
         column = self.columns.get(name)
@@ -394,21 +403,21 @@ class _Reader:
     def _is_extra(self, key: str, value: Any) -> bool:
         return key not in self.used and isinstance(value, str | int | float | bool)
 
-    def _pictures(self, row: Row) -> list[Picture]:
-        if "image" not in self.columns:
-            return []
-        pictures = pictures_of(self._cell(row, "image"), self.roots)
-        if not pictures and self.columns["image"] not in ("images", "image_paths"):
-            raise _Problem("image", "nothing", "a path or an image")
-        return pictures
+    def _shown(self, row: Row) -> list[Picture | Footage]:
+        there = [name for name in MARKS if name in self.columns]
+        shown = [*pictures_of(self._cell(row, "image"), self.roots), *clips_of(self._cell(row, "video"), self.roots)]
+        if there and not shown and not any(self.columns[name] in MANY for name in there):
+            raise _Problem(there[0], "nothing", "a path" if there[0] == "video" else "a path or an image")
+        return shown
 
-    def _prompt(self, row: Row, images: int | None) -> tuple[dict[str, Any], ...]:
+    def _prompt(self, row: Row, shown: Sequence[Picture | Footage] | None) -> tuple[dict[str, Any], ...]:
         value = self._cell(row, "prompt")
         if isinstance(value, str) and value.lstrip().startswith('[{"'):
             value = _parsed(value, "prompt", "a question, or a JSON list of chat messages")
         if value is None or value == "" or value == [] or (isinstance(value, str) and not value.strip()):
             raise _Problem("prompt", "nothing" if value is None else f"{value!r}, empty", "a question")
-        messages = _messages(value)
+        marks = {name: mark for name, mark in MARKS.items() if name == "image" or name in self.columns}
+        messages = _messages(value, marks)
         asked = messages[-1]["content"]
         options = self._options(row)
         said = " ".join(p["text"] for p in asked if p["type"] == "text")
@@ -417,13 +426,14 @@ class _Reader:
             self.notes["options are written under the question as A., B., ..."] = None
         if self.instruction:
             asked.append({"type": "text", "text": "\n" + self.instruction})
-        marks = sum(p["type"] == "image" for m in messages for p in m["content"])
-        if images is not None and marks == 0 and images:
+        placed = Counter(p["type"] for m in messages for p in m["content"] if p["type"] in MARKS)
+        if shown is not None and not placed and shown:
             first = next((m for m in messages if m["role"] == "user"), messages[0])
-            first["content"][:0] = [{"type": "image"}] * images
-        elif images is not None and marks != images:
-            found = f"{marks} image placeholder(s) and {images} image(s)"
-            raise _Problem("prompt", found, "one placeholder for each image, or none at all")
+            first["content"][:0] = [{"type": one.kind} for one in shown]
+        elif shown is not None and (there := Counter(one.kind for one in shown)) != placed:
+            kind = next(k for k in MARKS if placed[k] != there[k])
+            found = f"{placed[kind]} {kind} placeholder(s) and {there[kind]} {kind}(s)"
+            raise _Problem("prompt", found, f"one placeholder for each {kind}, or none at all")
         return tuple(messages)
 
     def _options(self, row: Row) -> list[str]:
@@ -491,31 +501,38 @@ def _parsed(text: str, name: str, expected: str) -> Any:
     return value
 
 
-def _messages(value: Any) -> list[dict[str, Any]]:
-    """A question or chat messages -> messages whose content is a list of parts; `<image>` marks become image parts."""
+def in_order(prompt: Sequence[Mapping[str, Any]], shown: Sequence[Picture | Footage]) -> tuple[Picture | Footage, ...]:
+    """Pictures and clips in the order of their places in the messages."""
+    waiting = {kind: iter([one for one in shown if one.kind == kind]) for kind in MARKS}
+    return tuple(next(waiting[p["type"]]) for m in prompt for p in m["content"] if p["type"] in MARKS)
+
+
+def _messages(value: Any, marks: Mapping[str, str]) -> list[dict[str, Any]]:
+    """A question or chat messages -> messages whose content is a list of parts; `marks` in the text become image and video parts."""
     if isinstance(value, str):
-        return [{"role": "user", "content": _parts(value)}]
+        return [{"role": "user", "content": _parts(value, marks)}]
     if not isinstance(value, list) or not all(isinstance(m, Mapping) and "role" in m and "content" in m for m in value):
         raise _Problem("prompt", f"{value!r:.60} ({type(value).__name__})", "a text, or a list of {'role', 'content'} messages")
     messages = []
     for m in value:
         content = m["content"]
         if isinstance(content, str):
-            parts = _parts(content)
-        elif isinstance(content, list) and all(isinstance(p, Mapping) and p.get("type") in ("text", "image") for p in content):
-            parts = [q for p in content for q in ([{"type": "image"}] if p["type"] == "image" else _parts(str(p.get("text") or "")))]
+            parts = _parts(content, marks)
+        elif isinstance(content, list) and all(isinstance(p, Mapping) and p.get("type") in ("text", *marks) for p in content):
+            parts = [q for p in content for q in ([{"type": p["type"]}] if p["type"] in marks else _parts(str(p.get("text") or ""), marks))]
         else:
-            raise _Problem("prompt", f"content {content!r:.60}", "a text, or a list of text and image parts")
+            raise _Problem("prompt", f"content {content!r:.60}", f"a text, or a list of {', '.join(('text', *marks))} parts")
         messages.append({"role": str(m["role"]), "content": parts})
     return messages
 
 
-def _parts(text: str) -> list[dict[str, Any]]:
-    pieces = text.split(IMAGE_MARK)
-    parts: list[dict[str, Any]] = []
-    for i, piece in enumerate(pieces):
-        piece = piece.removeprefix("\n") if i else piece
-        parts += [{"type": "image"}] * bool(i) + [{"type": "text", "text": piece}] * bool(piece.strip() or len(pieces) == 1)
+def _parts(text: str, marks: Mapping[str, str]) -> list[dict[str, Any]]:
+    kinds = {mark: kind for kind, mark in marks.items()}
+    first, *rest = re.split("(" + "|".join(map(re.escape, kinds)) + ")", text)
+    parts: list[dict[str, Any]] = [{"type": "text", "text": first}] * bool(first.strip() or not rest)
+    for mark, piece in zip(rest[::2], rest[1::2], strict=True):
+        piece = piece.removeprefix("\n")
+        parts += [{"type": kinds[mark]}] + [{"type": "text", "text": piece}] * bool(piece.strip())
     return parts
 
 

@@ -1,4 +1,4 @@
-"""Images of a data set: found inside its folder, checked by their header, decoded only when a task is built."""
+"""Images and clips of a data set: found inside its folder, checked by their header, decoded only when they are needed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import io
+import json
 import threading
 import warnings
 from collections import OrderedDict
@@ -17,28 +18,32 @@ from typing import Any
 from PIL import Image
 
 from fovea.images import rgb
+from fovea.video import Video, check_frames, probe
 
 MAX_PIXELS = 89_478_485
 """Pillow's own limit for a picture that is not suspected to be a decompression bomb."""
 
 MAX_DEPTH = 8
 """Levels of lists and mappings around a picture."""
+EDGE = 1 << 16
+"""Bytes of a clip's beginning and end that tell it from others."""
 
 _PILLOW = threading.Lock()
 
 
 class BadImage(ValueError):
-    """A picture that cannot be used: what was found and what was expected."""
+    """A picture or a clip that cannot be used: what was found and what was expected, and the field of the row, "image" or "video"."""
 
-    def __init__(self, found: str, expected: str):
+    def __init__(self, found: str, expected: str, field: str = "image"):
         super().__init__(f"found {found}; expected {expected}")
-        self.found, self.expected = found, expected
+        self.found, self.expected, self.field = found, expected, field
 
 
 @dataclass(frozen=True)
 class Picture:
     """An image that has not been decoded: a file, or a function that gives the encoded bytes."""
 
+    kind = "image"
     name: str
     place: Path | Callable[[], bytes]
 
@@ -103,6 +108,48 @@ def _small_enough(name: str, image: Image.Image, max_pixels: int) -> None:
         raise BadImage(found, f"at most {max_pixels / 1e6:.0f} megapixels (max_pixels)")
 
 
+@dataclass(frozen=True)
+class Footage:
+    """A clip that has not been decoded: a file and how much of it is taken."""
+
+    kind = "video"
+    name: str
+    place: Path
+    fps: float | None = None
+    frames: int | None = None
+
+    def digest(self) -> str:
+        """By size, beginning and end: clips are long."""
+        with self.place.open("rb") as f:
+            first = f.read(EDGE)
+            size = f.seek(0, io.SEEK_END)
+            f.seek(max(0, size - EDGE))
+            return hashlib.blake2b(first + f.read(), digest_size=16, salt=size.to_bytes(16)).hexdigest()
+
+    def check(self, max_pixels: int = MAX_PIXELS, full: bool = False) -> None:
+        """Raise `BadImage` unless the header is a clip's and its frames are of an allowed size; `full` decodes all of them.
+
+        Raises:
+          ImportError: PyAV is not installed.
+        """
+        try:
+            stream = probe(self.place)
+            if full:
+                check_frames(self.place)
+        except ValueError as error:
+            said = str(error).removeprefix(f"{self.place}: ").removeprefix("found ")
+            raise BadImage(f"{self.name!r}, {said}", "a whole clip that can be read", "video") from None
+        if (pixels := stream.size[0] * stream.size[1]) > max_pixels:
+            found = f"{self.name!r}, frames of {pixels / 1e6:.0f} megapixels"
+            raise BadImage(found, f"at most {max_pixels / 1e6:.0f} megapixels (max_pixels)", "video")
+
+    def decode(self) -> Video:
+        """What a policy decodes when it first sees the clip."""
+        if not self.place.is_file():
+            raise BadImage(f"{self.name!r}, no such file", "a clip in the data folder", "video")
+        return Video(self.place, self.fps, self.frames)
+
+
 def _ends_well(picture: Picture, picture_format: str) -> bool:
     """Whether a file of a format with an end mark has it near its end; True for other formats."""
     mark = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "GIF": b"\x3b"}.get(picture_format)
@@ -126,8 +173,6 @@ def pictures_of(cell: Any, roots: list[Path], depth: int = 0) -> list[Picture]:
     if depth > MAX_DEPTH:
         raise BadImage(f"lists and mappings {depth} deep", f"at most {MAX_DEPTH}")
     if isinstance(cell, str) and cell.lstrip().startswith("["):
-        import json
-
         try:
             cell = json.loads(cell)
         except (ValueError, RecursionError):
@@ -154,6 +199,34 @@ def pictures_of(cell: Any, roots: list[Path], depth: int = 0) -> list[Picture]:
     raise BadImage(f"{cell!r:.60} ({type(cell).__name__})", "a path, a data URI, encoded bytes or a list of these")
 
 
+def clips_of(cell: Any, roots: list[Path]) -> list[Footage]:
+    """The clips that a cell names: a path, ``{"path", "fps" or "frames"}``, or a list of these."""
+    if cell is None or cell == "" or cell == []:
+        return []
+    if isinstance(cell, str) and cell.lstrip().startswith(("[", "{")):
+        try:
+            cell = json.loads(cell)
+        except ValueError:
+            raise BadImage(repr(cell[:60]), "a path, or a JSON list of paths", "video") from None
+    if isinstance(cell, list | tuple):
+        return [p for one in cell for p in clips_of(one, roots)]
+    given = cell if isinstance(cell, dict) else {"path": cell}
+    place, taken = given.get("path"), {k: given[k] for k in ("fps", "frames") if given.get(k) is not None}
+    if not isinstance(place, str | Path) or set(given) - {"path", "fps", "frames", "bytes"}:
+        expected = 'a path, {"path": ..., "fps" or "frames": ...}, or a list of these'
+        raise BadImage(f"{cell!r:.60} ({type(cell).__name__})", expected, "video")
+    try:
+        picture = _from_text(str(place), roots, "a clip")
+        Video(str(place), **taken)
+    except BadImage as error:
+        raise BadImage(error.found, error.expected, "video") from None
+    except (TypeError, ValueError) as error:
+        raise BadImage(str(error).removeprefix("Video: found "), "fps or frames, a positive number, one of them", "video") from None
+    if not isinstance(picture.place, Path):
+        raise BadImage(f"{picture.name}, embedded", "a file in the data folder", "video")
+    return [Footage(picture.name, picture.place, **taken)]
+
+
 def _lazy(picture: Picture, cell: Callable[[], Any], index: int) -> Picture:
     """The same picture without its bytes: the cell is read again when they are needed."""
     if isinstance(picture.place, Path):
@@ -161,7 +234,7 @@ def _lazy(picture: Picture, cell: Callable[[], Any], index: int) -> Picture:
     return Picture(picture.name, lambda: pictures_of(cell(), [])[index].encoded())
 
 
-def _from_text(text: str, roots: list[Path]) -> Picture:
+def _from_text(text: str, roots: list[Path], what: str = "an image") -> Picture:
     if text.startswith("data:"):
         head, _, body = text.partition(",")
         try:
@@ -170,7 +243,7 @@ def _from_text(text: str, roots: list[Path]) -> Picture:
             raise BadImage(f"{text[:40]!r}... (not base64)", "a data URI data:image/...;base64,...") from None
         return Picture(f"{head}, {len(encoded)} bytes", lambda: encoded)
     if "://" in text:
-        raise BadImage(f"{text[:80]!r}, an address", "a file in the data folder (remote images are not fetched)")
+        raise BadImage(f"{text[:80]!r}, an address", "a file in the data folder (remote files are not fetched)")
     if not roots:
         raise BadImage(f"{text[:80]!r}, a path without a folder to start from", "embedded images, or load(..., images=FOLDER)")
     try:
@@ -184,8 +257,8 @@ def _from_text(text: str, roots: list[Path]) -> Picture:
     except BadImage:
         raise
     except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL in it, a loop of links
-        raise BadImage(f"{text[:80]!r}, no path ({type(error).__name__}: {error})"[:200], "an image file in the data folder") from None
-    raise BadImage(f"{text[:200]!r}, {kind}", f"an image file under {' or '.join(dict.fromkeys((r.name or '.') + '/' for r in roots))}")
+        raise BadImage(f"{text[:80]!r}, no path ({type(error).__name__}: {error})"[:200], f"{what} file in the data folder") from None
+    raise BadImage(f"{text[:200]!r}, {kind}", f"{what} file under {' or '.join(dict.fromkeys((r.name or '.') + '/' for r in roots))}")
 
 
 class Decoded:

@@ -115,6 +115,18 @@ def test_clips_beside_images_match_the_repeated_computation(checkpoint, family, 
         assert (logits[0] - plain.logits(prefixes[0], images[0], [WORDS[0]])[0]).abs().max() <= 2e-5
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_features_for_more_layers_than_there_are(tmp_path, layers):
+    """Qwen3-VL adds to the first layers, of which the last one is run only where something is read: a prompt may end there."""
+    folder = build(tmp_path / "short", "qwen3_vl", layers=layers)
+    assert max(compare(folder, "float32")) <= 1e-5
+    policy, plain = HFVLM.load(folder), Plain(folder)
+    shown = [policy.processor.image_token_id]
+    prefix = policy.encode_ids([30, 31, *shown], [picture(0)])
+    batch = batch_of([(prefix, [[40, 41], [42]])])
+    assert worst(policy.evaluate(batch, LOOK), plain.streams(batch, [[picture(0)]], policy)) <= 1e-5
+
+
 @pytest.fixture
 def double(monkeypatch):
     """transformers computes norms, the towers' rotations and an eager softmax in float32 whatever the weights are; that would cost 1e-6."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fovea.policies.looks import LOOKS
+from fovea.policies.families import FAMILIES
 from fovea.policies.pictures import anyres_tokens
 from fovea.policies.processor import Processor
 from fovea.types import user
@@ -43,7 +43,7 @@ def whole(pictures, family: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("case", folders.CASES)
-@pytest.mark.parametrize("family", LOOKS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_ids_and_pixels_are_those_of_the_stock_processor(family, case):
     stock = STOCK["families"][family]["pictures"][case]
     prompt = processor(family).encode(*folders.said(folders.CASES[case])).data
@@ -52,7 +52,7 @@ def test_ids_and_pixels_are_those_of_the_stock_processor(family, case):
     check_pixels(whole(prompt.pictures, family), stock["pixels"])
 
 
-@pytest.mark.parametrize(("family", "case"), [(f, c) for f, look in LOOKS.items() if look.clip for c in folders.clips(f)])
+@pytest.mark.parametrize(("family", "case"), [(f, c) for f, family in FAMILIES.items() if family.clip for c in folders.clips(f)])
 def test_clips_are_those_of_the_stock_processor(family, case):
     if "file" in case:
         pytest.importorskip("av", reason="reading video files needs the extra `video`")
@@ -86,7 +86,23 @@ def test_clips_are_those_of_the_stock_processor(family, case):
         torch.testing.assert_close(seen["second_per_grid_ts"], torch.tensor(stock["second_per_grid_ts"]))
 
 
-@pytest.mark.parametrize("family", LOOKS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folder_without_its_processor_is_refused_when_it_is_loaded(family, tmp_path):
+    image_token = folders.build(family, tmp_path)
+    fields = [tmp_path / "processor_config.json"] * bool(FAMILIES[family].needs and family != "paligemma")
+    for file in (*fields, tmp_path / "preprocessor_config.json"):
+        kept = file.read_text()
+        file.unlink()
+        with pytest.raises((ValueError, FileNotFoundError), match=rf"{file.name}: found no such file, expected"):
+            Processor(tmp_path, image_token)
+        file.write_text(kept)
+    for file in fields:
+        file.write_text("{}")
+        with pytest.raises(ValueError, match=f"found no field {FAMILIES[family].needs[0]!r}"):
+            Processor(tmp_path, image_token)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_prompt_says_where_each_pictures_tokens_stand(family):
     prompt = processor(family).encode(*folders.said(folders.CASES["two, one with alpha"])).data
     assert prompt.places.tolist() == (prompt.ids == processor(family).image_token_id).nonzero()[:, 0].tolist()
@@ -95,7 +111,7 @@ def test_a_prompt_says_where_each_pictures_tokens_stand(family):
     assert prompt.positions.tolist() == [list(range(len(prompt.ids)))] * 3 and prompt.next_position == len(prompt.ids)
 
 
-@pytest.mark.parametrize("family", LOOKS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_policy_may_not_emit_what_stands_for_pictures(family):
     p = processor(family)
     prompt = p.encode(*folders.said(folders.CASES["wide"])).data
@@ -118,14 +134,6 @@ def test_tokens_of_a_picture_in_tiles_by_hand():
     assert anyres_tokens((400, 100), (1, 1, 2), 4, 9) == 2 * 9
     # no more than one tile's worth: sqrt(32 / 16) = 1.41, so 4 x 8 becomes 2 x 5
     assert anyres_tokens((400, 200), (1, 1, 2), 4, 1) == 2 * 6
-
-
-@pytest.mark.parametrize(("family", "missing"), [("llava", "patch_size"), ("smolvlm", "image_seq_len")])
-def test_a_checkpoint_without_its_processors_fields_is_named(tmp_path, family, missing):
-    image = folders.build(family, tmp_path)
-    (tmp_path / "processor_config.json").unlink()
-    with pytest.raises(ValueError, match=rf"processor_config\.json: found no field '{missing}'.*saved without its processor"):
-        Processor(tmp_path, image).encode(user("What?"), [folders.picture(30, 30)])
 
 
 @pytest.mark.parametrize("family", ["llava", "llava_onevision", "internvl"])

@@ -13,6 +13,8 @@ from PIL import Image
 
 from fovea.tasks.load import BadRows, guess_verifier, load
 from fovea.types import user
+from fovea.video import Video
+from tests.policies.family_folders import CLIP_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -460,3 +462,68 @@ def test_the_digits_example_reads_as_it_is(tmp_path, monkeypatch):
         return {t.images[0].crop((x, 0, x + 30, 32)).tobytes() for t in source for x in (0, 34)}
 
     assert not halves(train) & halves(heldout)
+
+
+# -- clips ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clips(folder):
+    pytest.importorskip("av", reason="reading video files needs the extra `video`")
+    (folder / "fall.mp4").write_bytes(CLIP_FILE.read_bytes())
+    return folder
+
+
+def test_a_column_of_clips(clips):
+    rows = [
+        {"video": "fall.mp4", "question": "What falls?", "answer": "a square"},
+        {"video": {"path": "fall.mp4", "fps": 2}, "question": "<video>Which way?", "answer": "down"},
+        {"video": [{"path": "fall.mp4", "frames": 4}], "image": "0.png", "question": "<video>then <image>", "answer": "yes"},
+        {"video": ["fall.mp4", "fall.mp4"], "image": "1.png", "question": "Which?", "answer": "no"},
+    ]
+    write(clips, rows)
+    first, second, third, fourth = source = load(clips)
+    assert first.images == (Video(clips / "fall.mp4"),) and first.prompt == user("What falls?", images=0, videos=1)
+    assert second.images == (Video(clips / "fall.mp4", fps=2),)
+    assert [p["type"] for p in third.prompt[0]["content"]] == ["video", "text", "image"]
+    assert third.images[0] == Video(clips / "fall.mp4", frames=4) and third.images[1].size == (20, 10)
+    assert fourth.prompt == user("Which?", images=1, videos=2) and fourth.images[2] == Video(clips / "fall.mp4")
+    assert "1 in 3 rows, 2 in 1 rows" in source.describe() and source.columns["video"] == "video"
+    assert {t.id for s in ("train", "heldout") for t in load(clips, split=s, heldout=0.5)} == {t.id for t in source}
+
+
+def test_a_mark_of_clips_is_text_where_there_is_no_such_column(folder):
+    write(folder, [{**ROW, "question": "What does <video> do in HTML?"}])
+    assert load(folder)[0].prompt == user("What does <video> do in HTML?")
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("gone.mp4", "'gone.mp4', no such file a clip file under"),
+        ("images/0.txt", "'images/0.txt', no video that can be read"),
+        ("http://a.b/c.mp4", "an address"),
+        ("../x.mp4", "outside the data folder"),
+        ({"path": "fall.mp4", "fps": 0}, "fps=0"),
+        ({"path": "fall.mp4", "fps": "2"}, "fps='2'"),
+        ({"path": "fall.mp4", "fps": 1, "frames": 2}, "both fps=1 and frames=2"),
+        ({"path": "fall.mp4", "speed": 2}, '"fps" or "frames"'),
+        (7, "7 (int)"),
+        ("", "nothing a path"),
+    ],
+)
+def test_a_bad_clip_is_told_with_file_row_and_field(clips, cell, said):
+    (clips / "images/0.txt").write_text("no clip at all")
+    good = {"film": "fall.mp4", "question": "What?", "answer": "a"}
+    file = write(clips, [good, {**good, "film": cell}])
+    with pytest.raises(BadRows) as stopped:
+        load(file, columns={"video": "film"})
+    (bad,) = stopped.value.bad
+    assert (bad.file, bad.row, bad.field) == ("table.jsonl", 2, "film")
+    assert said in f"{bad.found} {bad.expected}".replace("'", "'")
+
+
+def test_places_and_clips_are_counted_by_kind(clips):
+    file = write(clips, [{"video": "fall.mp4", "question": "<video><video>Same?", "answer": "a"}])
+    with pytest.raises(BadRows, match=r"2 video placeholder\(s\) and 1 video\(s\); expected one placeholder for each video"):
+        load(file)
