@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import sys
 import types
 import typing
@@ -114,7 +115,9 @@ def train(args: list[str]) -> int:
 
 
 def evaluate(args: list[str]) -> int:
-    parser = _parser("eval", "Accuracy per source of a checkpoint, with 95 % intervals.", fields=True)
+    from fovea.recipe import READ_BY_EVAL, Recipe
+
+    parser = _parser("eval", "Accuracy per source of a checkpoint, with 95 % intervals.", fields=READ_BY_EVAL)
     parser.add_argument("model", help='"tiny", a checkpoint folder or a run folder')
     parser.add_argument("--tasks", type=int, default=1000, help="held-out tasks (default 1000)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
@@ -129,6 +132,9 @@ def evaluate(args: list[str]) -> int:
     if options.export and options.export[0] not in exports.FORMATS:
         parser.error(f"--export {options.export[0]}: expected one of {', '.join(exports.FORMATS)}")
 
+    for key, _ in _pairs(changes):
+        if (name := key.partition("__")[0]) in Recipe.__dataclass_fields__ and name not in READ_BY_EVAL:
+            parser.error(f"--{key.replace('__', '.').replace('_', '-')}: an evaluation does not read this field; see fovea eval --help")
     recipe = resolve("grpo", changes)
     result = api.evaluate(options.model, recipe, tasks=options.tasks, temperature=options.temperature, samples=options.samples)
     if options.export:
@@ -480,27 +486,31 @@ def _convert(text: str, hint: Any, key: str) -> Any:
 
 
 class _Fields(argparse.Action):
-    """--help that also lists the recipe's fields with their defaults."""
+    """--help that also lists fields of the recipe, all or `const`, with their defaults."""
 
-    def __init__(self, option_strings: Sequence[str], dest: str, **_: Any):
-        super().__init__(option_strings, dest, nargs=0, help="show this, and every field of the recipe")
+    def __init__(self, option_strings: Sequence[str], dest: str, const: Sequence[str] = (), **_: Any):
+        what = "the fields of the recipe that it reads" if const else "every field of the recipe"
+        super().__init__(option_strings, dest, nargs=0, const=const, help=f"show this, and {what}")
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from fovea.recipe import Recipe
 
         parser.print_help()
-        print("\nfields of the recipe (see also --method.FIELD, --sampling.FIELD, --lora.FIELD):")
         default = Recipe()
-        for name in default.to_json():
+        names = [name for name in default.to_json() if not self.const or name in self.const]
+        nested = [f"--{name}.FIELD" for name in ("method", "sampling", "lora") if name in names]
+        print(f"\nfields of the recipe (see also {', '.join(nested)}):")
+        for name in names:
             print(f"  --{name.replace('_', '-'):22} default {getattr(default, name)!r}")
-        print("\n" + (Recipe.__doc__ or "").split("Attributes:")[1].rstrip())
+        told = re.split(r"\n(?=      \w)", (Recipe.__doc__ or "").split("Attributes:")[1].rstrip())
+        print("\n" + "\n".join(t for t in told if not set(t.partition(":")[0].strip().split(", ")).isdisjoint(names)))
         parser.exit()
 
 
-def _parser(command: str, text: str, fields: bool = False) -> argparse.ArgumentParser:
+def _parser(command: str, text: str, fields: bool | Sequence[str] = False) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"fovea {command}", description=text, add_help=not fields, allow_abbrev=False)
     if fields:
-        parser.add_argument("-h", "--help", action=_Fields)
+        parser.add_argument("-h", "--help", action=_Fields, const=() if fields is True else fields)
     return parser
 
 

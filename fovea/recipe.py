@@ -23,6 +23,11 @@ from fovea.report.sinks import SINKS
 from fovea.rollout.sampling import Sampling
 
 PARTS = ("tower", "projector", "text")
+READ_BY_EVAL = (
+    *("dtype", "device", "engine", "data", "heldout", "reward", "environment", "program", "on_bad_row", "sampling", "max_rows"),
+    *("max_unscored", "verifier_timeout_s", "seed", "threads"),
+)
+"""Fields that an evaluation reads; the others say how to train."""
 
 
 @dataclass(frozen=True)

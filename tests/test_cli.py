@@ -219,3 +219,16 @@ def test_doctor_reports_the_core(capsys):
     found = json.loads(capsys.readouterr().out)
     versions = {p["name"]: p["version"] for p in found["parts"]}
     assert versions["torch"] and versions["transformers"]
+
+
+def test_eval_lists_and_takes_only_what_it_reads(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["eval", "--help"])
+    said = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert "--reward " in said and "reward: overrides each task's verifier" in said
+    assert "--learning-rate" not in said and "group_size:" not in said and "--method" not in said
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["eval", "tiny", "--group-size", "4"])
+    assert stopped.value.code == 2
+    assert "--group-size: an evaluation does not read this field" in capsys.readouterr().err

@@ -120,9 +120,9 @@ def test_a_session_that_was_cut_short_writes_nothing(tmp_path):
 
 def test_reading_names_what_is_unknown_and_misses_nothing(tmp_path):
     file = tmp_path / "support.json"
-    assert {v for row in support.read([file]).values() for v in row.values()} == {"untested"}
+    assert {v for row in support.read([file]).values() for v in row.values()} == {"untested", "n/a"}
     file.write_text('{"llava": {"full": "shrunken"}}')
-    assert support.read([file])["llava"] == {**dict.fromkeys(support.FEATURES, "untested"), "full": "shrunken"}
+    assert support.read([file])["llava"] == {**dict.fromkeys(support.FEATURES, "untested"), "full": "shrunken", "video": "n/a"}
     file.write_text('{"llava": {"full": "perfect"}}')
     with pytest.raises(ValueError, match="found level 'perfect'"):
         support.read([file])

@@ -1,7 +1,9 @@
 """Evaluations in the files of lmms-eval and VLMEvalKit, so that their viewers, comparisons and judges read ours.
 
 Formats as of lmms-eval 0.7 (`docs/getting-started/commands.md`, `lmms_eval/loggers/evaluation_tracker.py`) and VLMEvalKit of August 2026
-(`vlmeval/smp/file.py`, `vlmeval/dataset/__init__.py`). Left out: token counts and wall times, which an evaluation here does not keep.
+(`vlmeval/smp/file.py`, `vlmeval/dataset/__init__.py`). Read back by the tools' own code: `load_baseline` of lmms-eval 0.7.3,
+`CustomMCQDataset` and `CustomVQADataset` of VLMEvalKit at commit e8e78f05. Left out: token counts and wall times, which an evaluation here
+does not keep.
 """
 
 from __future__ import annotations
@@ -97,10 +99,14 @@ def lmms_eval(tasks: Mapping[str, Sequence[Group]], folder: Path, model: str, se
 
 
 def _sample(index: int, group: Group) -> dict[str, Any]:
-    """One line: `resps` is what was said, `filtered_resps` what was judged; `score` is missing where no answer could be scored."""
+    """One line: `resps` is what was said, `filtered_resps` what was judged.
+
+    Where no answer could be scored there is no `score`, and nothing judged either: lmms-eval makes up for a missing score by comparing the
+    first judged answer with the target.
+    """
     said = [e.text for e in group.episodes]
-    judged = [extract_answer(text) or "" for text in said]
     scores = _scores(group)
+    judged = [extract_answer(text) or "" for text in said] if scores else []
     task = group.task
     return {
         "doc_id": index,
@@ -139,7 +145,7 @@ def vlmevalkit(tasks: Mapping[str, Sequence[Group]], folder: Path, model: str, s
     for task, groups in tasks.items():
         rows = [{"index": i, **_columns(group.task)} for i, group in enumerate(groups)]
         pictures = [{"image": _pictures(group.task.images)} for group in groups]
-        said = [{"prediction": group.episodes[0].text} for group in groups]
+        said = [_said(group.episodes[0].text) for group in groups]
         files[folder / "LMUData" / f"{task}.tsv"] = _tsv([a | b for a, b in zip(rows, pictures, strict=True)])
         files[run / f"{model}_{task}.tsv"] = _tsv([a | b for a, b in zip(rows, said, strict=True)])
     return _write(files)
@@ -150,6 +156,12 @@ def _columns(task: Task) -> dict[str, Any]:
     letters = {chr(ord("A") + n): option for n, option in enumerate(options)}
     right = (list(letters)[task.answer] if isinstance(task.answer, int) else parse_choice(str(task.answer), options)) if options else None
     return {"id": task.id, "question": _question(task), "answer": right or _text(task.answer), **letters}
+
+
+def _said(text: str) -> dict[str, str]:
+    """The answer as it was judged, without the tags that VLMEvalKit's exact matching would stumble over; then the whole text beside it."""
+    judged = extract_answer(text) or text
+    return {"prediction": judged, **({"thinking": text} if judged != text else {})}
 
 
 def _pictures(images: Sequence[Image | Video]) -> str:

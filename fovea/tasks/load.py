@@ -42,6 +42,8 @@ GUESSES: dict[str, tuple[str, ...]] = {
 """Field of a task -> column names that are taken for it, the first that the table has."""
 
 MARKS = {"image": "<image>", "video": "<video>"}
+SHOWN = {"image": "a picture", "video": "a clip"}
+ENDINGS = {"image": "png|jpe?g|gif|webp|bmp|tiff?", "video": "mp4|mkv|webm|mov|avi|m4v"}
 MANY = ("images", "image_paths", "videos", "video_paths", "clips")
 """Columns that may be empty in a row."""
 CHECKS = ("header", "full", "none")
@@ -275,10 +277,10 @@ def _misnamed(records: Records, unused: Sequence[str], missing: Sequence[str]) -
     for column in unused:
         row = next(r for r in records.rows if column in r.values)
         meant = near(column, names)
-        holds = "image" in missing and _shows(row.values[column])
+        holds = next((kind for kind in MARKS if kind in missing and _shows(row.values[column], kind)), None)
         if meant or holds:
-            name = "image" if holds or meant is None else names[meant]
-            found = f"{'a picture' if holds else 'a value'} under a name that is not known"
+            name = holds or names[str(meant)]
+            found = f"{SHOWN[holds] if holds else 'a value'} under a name that is not known"
             found += f"; did you mean {meant!r}?" if meant else ""
             known = f"one of {', '.join(GUESSES[name])}"
             expected = f"{known}; or columns={{{name!r}: {column!r}}}"
@@ -292,12 +294,14 @@ def near(column: str, names: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(re.sub(r"[\s-]+", "_", column.strip().lower()), list(names), 1, 0.8)), None)
 
 
-def _shows(cell: Any) -> bool:
-    """Whether a cell looks like a picture: a path with a usual ending, or an embedded file."""
+def _shows(cell: Any, kind: str) -> bool:
+    """Whether a cell looks like a picture or a clip: a path with a usual ending, or an embedded picture."""
     cell = cell[0] if isinstance(cell, list) and cell else cell
     if isinstance(cell, Mapping):
-        return "bytes" in cell and "path" in cell
-    return callable(cell) or (isinstance(cell, str) and bool(re.fullmatch(r"\S.*\.(png|jpe?g|gif|webp|bmp|tiff?)", cell.strip(), re.I)))
+        return kind == "image" and "bytes" in cell and "path" in cell
+    if callable(cell):
+        return kind == "image"
+    return isinstance(cell, str) and bool(re.fullmatch(rf"\S.*\.({ENDINGS[kind]})", cell.strip(), re.I))
 
 
 def _keys(cell: Any) -> Sequence[str]:

@@ -77,20 +77,23 @@ def test_lmms_eval_samples_and_results_by_hand(tmp_path):
 
 def test_lmms_eval_leaves_out_what_could_not_be_scored(tmp_path):
     files = export("lmms-eval", evaluation(group(COUNT, ("3", Score.failed("broken")))), tmp_path, "tiny")
-    assert "score" not in json.loads(files[1].read_text())
+    (row,) = map(json.loads, files[1].read_text().splitlines())
+    assert "score" not in row and row["filtered_resps"] == [] and row["resps"] == ["3"], "or lmms-eval would compare it with the target"
     content = json.loads(files[0].read_text())
     assert content["n-samples"]["fovea_count_things"] == {"original": 1, "effective": 0}
     assert content["results"]["fovea_count_things"]["score,none"] == "N/A"
 
 
 def test_vlmevalkit_tables_by_hand(tmp_path):
-    result = evaluation(group(COUNT, (THOUGHT, right(True))), group(TABBED, ("", right(False))), group(CHOICE, ("B", right(True))))
+    result = evaluation(
+        group(COUNT, (THOUGHT, right(True))), group(TABBED, ("", right(False))), group(CHOICE, ("<answer>B</answer>", right(True)))
+    )
     export("vlmevalkit", result, tmp_path, "runs/mine")
     (run,) = (tmp_path / "runs__mine").iterdir()
     assert re.fullmatch(r"T\d{8}-\d{6}", run.name)
     rows = read_tsv(run / "runs__mine_fovea_count_things.tsv")
-    assert rows[0] == {"index": "0", "id": "c0", "question": "How many?", "answer": "3", "prediction": THOUGHT}
-    assert rows[1] == {"index": "1", "id": "c1", "question": 'A\t"quoted"\nline?', "answer": "[1, 2]", "prediction": ""}
+    assert rows[0] == {"index": "0", "id": "c0", "question": "How many?", "answer": "3", "prediction": "3", "thinking": THOUGHT}
+    assert rows[1] == {"index": "1", "id": "c1", "question": 'A\t"quoted"\nline?', "answer": "[1, 2]", "prediction": "", "thinking": ""}
     (choice,) = read_tsv(run / "runs__mine_fovea_choose.tsv")
     assert (choice["A"], choice["B"], choice["answer"], choice["prediction"]) == ("red", "blue", "B", "B")
     asked = read_tsv(tmp_path / "LMUData" / "fovea_count_things.tsv")

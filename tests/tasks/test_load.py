@@ -523,6 +523,14 @@ def test_a_bad_clip_is_told_with_file_row_and_field(clips, cell, said):
     assert said in f"{bad.found} {bad.expected}".replace("'", "'")
 
 
+def test_a_clip_under_a_name_that_is_not_known_is_told(clips):
+    file = write(clips, [{"movie": "fall.mp4", "question": "What falls?", "answer": "a"}])
+    with pytest.raises(
+        ValueError, match=r"a clip under a name that is not known; expected one of videos, video.*columns=\{'video': 'movie'\}"
+    ):
+        load(file)
+
+
 def test_places_and_clips_are_counted_by_kind(clips):
     file = write(clips, [{"video": "fall.mp4", "question": "<video><video>Same?", "answer": "a"}])
     with pytest.raises(BadRows, match=r"2 video placeholder\(s\) and 1 video\(s\); expected one placeholder for each video"):
