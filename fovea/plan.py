@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fovea.device import problem
 from fovea.recipe import Recipe
+from fovea.types import Task, user
 
 if TYPE_CHECKING:
     from fovea.trace import Memory
 
 T = TypeVar("T")
 GiB = 1024**3
+CONFIGS = Path(__file__).with_name("configs")
+"""Published `config.json` files, without weights, and under "preprocessor" what their pictures need."""
+ASSUMED = (1024, 768)
+"""Width and height of a picture where the data cannot be read."""
 LOOK_AT = 16
 """Tasks whose prompts are measured."""
 
@@ -52,12 +60,18 @@ def plan(recipe: Recipe) -> tuple[str, list[str]]:
     data, lacks = _try(lambda: api.described(*api.build_sources(recipe)))
     folder, lacks_model = _try(lambda: checkpoint(recipe.model))
     lacks += lacks_model
-    if lacks:
-        counted = ["no estimate: see below what is missing"]
-    elif folder is None:
-        counted = [f"no estimate: {recipe.model!r} is no folder of this machine; the run takes it from the hub"]
+    published = CONFIGS / f"{Path(recipe.model).name}.json"
+    tasks = [] if data else assumed()
+    if folder is not None:
+        counted = memory(recipe if recipe.model == "tiny" else recipe.replace(model=str(folder)), tasks)
+    elif published.is_file():
+        with stand_in(published) as place:
+            counted = [f"by the published config.json of {published.stem}", *memory(recipe.replace(model=str(place)), tasks)]
     else:
-        counted = memory(recipe if recipe.model == "tiny" else recipe.replace(model=str(folder)))
+        known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.json")))
+        what = "see below" if lacks_model else "the run takes it from the hub"
+        here = f"{recipe.model!r} is no folder of this machine ({what})"
+        counted = [f"no estimate: {here}, and its config.json does not come with fovea ({known} does)"]
     parts = {
         "recipe": [f"{k} = {json.dumps(v)}" for k, v in recipe.to_json().items()],
         "batch": [arithmetic(recipe)],
@@ -96,9 +110,9 @@ def checkpoint(model: str) -> Path | None:
     return folder
 
 
-def memory(recipe: Recipe) -> list[str]:
+def memory(recipe: Recipe, tasks: Sequence[Task] = ()) -> list[str]:
     """Parameters, and the bytes that a step takes at its peak, by purpose; see `fovea.trace` for what is counted."""
-    found, policy, said = estimate(recipe)
+    found, policy, said = estimate(recipe, tasks)
     whole, trained = (sum(p.numel() for p in part) / 1e6 for part in (policy.model.parameters(), policy.parameters()))
     rows = [f"{name:12} {value / GiB:8.3f} GiB" for name, value in vars(found).items()]
     return [
@@ -108,15 +122,47 @@ def memory(recipe: Recipe) -> list[str]:
     ]
 
 
-def estimate(recipe: Recipe) -> tuple[Memory, Any, str]:
-    """(memory, the policy without data, what was assumed): the longest prompt of the first tasks, and answers of `max_new_tokens`."""
+def estimate(recipe: Recipe, tasks: Sequence[Task] = ()) -> tuple[Memory, Any, str]:
+    """(memory, the policy without data, what was assumed): the longest prompt of the first tasks, and answers of `max_new_tokens`.
+
+    Args:
+      tasks: stand for the recipe's own where those cannot be had.
+    """
     from fovea import trace
     from fovea.api import build_sources, heldout_tasks
 
     policy = trace.without_data(recipe)
-    source, _ = build_sources(recipe)
+    source = tasks or build_sources(recipe)[0]
     prefix = max((policy.encode(t.prompt, t.images) for t in heldout_tasks(source, LOOK_AT)), key=lambda p: p.length)
-    seen = min(recipe.steps * recipe.tasks_per_step, len(source) if hasattr(source, "__len__") else 1 << 60)
-    found = trace.trace(recipe, policy, prefix, recipe.sampling.max_new_tokens, seen)
-    said = f"prompts of {prefix.length} tokens (the longest of the first {LOOK_AT}), answers of {recipe.sampling.max_new_tokens}"
-    return found, policy, said
+    size = int(os.environ.get("WORLD_SIZE") or 1)
+    steps = recipe.steps * recipe.tasks_per_step // size
+    seen = min(steps, len(source) if hasattr(source, "__len__") and not tasks else 1 << 60)
+    found = trace.trace(recipe, policy, prefix, recipe.sampling.max_new_tokens, seen, size)
+    which = f"one picture of {ASSUMED[0]} x {ASSUMED[1]} and a short question, assumed" if tasks else f"the longest of the first {LOOK_AT}"
+    said = f"prompts of {prefix.length} tokens ({which}), answers of {recipe.sampling.max_new_tokens}"
+    kind = "whole weights (parallel=data)" if recipe.parallel != "fsdp" else "a part of the weights (parallel=fsdp)"
+    return found, policy, said + (f"; each of {size} processes, with {kind}" if size > 1 else "")
+
+
+def assumed() -> list[Task]:
+    """A task of usual size."""
+    from PIL import Image
+
+    return [Task("assumed", "assumed", user("How many people are in the picture? Think first."), (Image.new("RGB", ASSUMED),))]
+
+
+@contextlib.contextmanager
+def stand_in(config: Path) -> Iterator[Path]:
+    """A checkpoint folder without weights: a published `config.json` with the tokenizer and template of the tiny model."""
+    from fovea.policies.tiny_vlm import BASE_DIR
+
+    own, real = (json.loads(file.read_text(encoding="utf-8")) for file in (BASE_DIR / "config.json", config))
+    special = {name: i for name, i in own.items() if name.endswith("_token_id")}
+    pictures = {**json.loads((BASE_DIR / "preprocessor_config.json").read_text(encoding="utf-8")), **real.pop("preprocessor")}
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+            shutil.copy(BASE_DIR / name, folder)
+        (folder / "config.json").write_text(json.dumps(real | special))
+        (folder / "preprocessor_config.json").write_text(json.dumps(pictures))
+        yield folder

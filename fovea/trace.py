@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from fovea.heap import Heap
+from fovea.heap import Heap, as_set
 from fovea.recipe import Recipe
 from fovea.rollout.engine import PREFILL_TOKENS
 from fovea.rollout.sampling import block_sums
@@ -145,14 +145,16 @@ def fused_attention() -> Iterator[None]:
         nn.functional.scaled_dot_product_attention = usual
 
 
-def trace(recipe: Recipe, policy: Any, prefix: Prefix, new_tokens: int, tasks: int) -> Memory:
-    """The memory of one step of `recipe`, every prompt being `prefix` and every answer `new_tokens` long.
+def trace(recipe: Recipe, policy: Any, prefix: Prefix, new_tokens: int, tasks: int, processes: int = 1) -> Memory:
+    """The memory of one step of `recipe` on each of its processes, every prompt being `prefix` and every answer `new_tokens` long.
 
     Args:
       policy: from `without_data`.
       prefix: a real prompt, from the policy's `encode`.
-      tasks: how many different ones the run will see.
+      tasks: how many different ones a process will see.
+      processes: how many share the tasks of a step, and with ``parallel="fsdp"`` the weights.
     """
+    recipe = recipe.replace(tasks_per_step=-(-recipe.tasks_per_step // processes))
     needs = recipe.method.needs
     policy.temperature = recipe.sampling.temperature or 1.0
     trained = list(policy.parameters())
@@ -177,18 +179,38 @@ def trace(recipe: Recipe, policy: Any, prefix: Prefix, new_tokens: int, tasks: i
         update=update - gradients + policy.waiting_bytes,
         optimizer=_visit(trained),
     )
+    if processes > 1 and recipe.parallel == "fsdp":
+        return _sharded(found, policy, processes)
     if recipe.device != "cpu":
-        return found
+        return dataclasses.replace(found, moments=0) if "optimizer" in recipe.offload else found
     held = _two_steps(recipe, policy, prefix, new_tokens, micros[:2], before, trained)
     standing = found.weights + found.reference + found.pictures
     return dataclasses.replace(found, allocator=max(0, standing + held - found.total))
+
+
+def _sharded(whole: Memory, policy: Any, processes: int) -> Memory:
+    """Each process holds a part of every weight, gradient and moment. While generating, all weights are whole; in a forward or backward
+    pass the root (embeddings, head, tower) and two decoder layers are, and in the latter their gradients with them.
+    """
+    layers = [_bytes(layer.parameters()) for layer in policy.model.text.layers]
+    root, layer = _bytes(policy.model.parameters()) - sum(layers), 2 * max(layers)
+    trained = whole.gradients / max(1, whole.weights)
+    missing = 1 - 1 / processes
+    gathered = int((root + layer) * missing)
+    return dataclasses.replace(
+        whole,
+        **{name: getattr(whole, name) // processes for name in ("weights", "gradients", "moments", "reference", "optimizer")},
+        generate=whole.generate + int(whole.weights * missing),
+        prepare=whole.prepare + gathered if whole.prepare else 0,
+        update=whole.update + gathered + int(gathered * trained),
+    )
 
 
 def _two_steps(
     recipe: Recipe, policy: Any, prefix: Prefix, new_tokens: int, micros: list[Any], before: set[str], trained: list[Any]
 ) -> int:
     """Most bytes that the C library holds for tensors over two steps in a row; moments arrive at the end of the first."""
-    heap, moments = Heap(), []
+    heap, moments = as_set(), []
     for _ in range(2):
         policy.forget()
         with Live(heap), fused_attention():

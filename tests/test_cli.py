@@ -71,7 +71,9 @@ def test_dry_run_names_what_the_machine_lacks(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["train", "grpo:real", "--dry-run"]) == 1
     said = capsys.readouterr()
-    assert "tasks x 8 answers" in said.out and "no estimate" in said.out
+    assert "tasks x 8 answers" in said.out
+    assert "by the published config.json of Qwen2.5-VL-3B-Instruct" in said.out and "3754.6 M parameters, 3085.9 M trained" in said.out
+    assert "one picture of 1024 x 768 and a short question, assumed" in said.out and "total" in said.out
     assert "cannot start here: no such file or folder: train.jsonl" in said.err
     assert "cannot start here: Qwen2.5-VL-3B-Instruct: found no such folder" in said.err
 
@@ -115,7 +117,8 @@ def test_a_model_that_is_not_there_is_named_with_the_nearest(model, said, capsys
 
 def test_dry_run_leaves_a_hub_id_to_the_run(capsys):
     assert cli.main(["train", "--model", "owner/name", "--dry-run"]) == 0
-    assert "the run takes it from the hub" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "the run takes it from the hub" in out and "its config.json does not come with fovea (Qwen2.5-VL-3B-Instruct does)" in out
 
 
 def test_dry_run_says_which_columns_are_what(capsys, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import random
 from itertools import pairwise
 
-from fovea.heap import FIRST_MAPPED, Heap
+from fovea.heap import FIRST_MAPPED, UNPINNED, Heap, as_set
 
 K = 1024
 
@@ -67,3 +67,20 @@ def test_blocks_never_overlap_and_all_memory_is_accounted_for():
         heap.give(b)
     assert heap.top == 0
     assert heap.mapped == 0
+
+
+def test_a_pinned_hole_grows_forward_only():
+    free, pinned = Heap(), Heap(pinned=True)
+    for heap in (free, pinned):
+        a, b, _, _ = (heap.take(60 * K) for _ in range(4))
+        heap.give(a)
+        heap.give(b)
+        assert heap.take(100 * K)[0] == (0 if heap is free else 4 * (60 * K + 64)), "two holes, or one"
+    assert pinned.peak > free.peak
+
+
+def test_the_heap_is_as_the_environment_says(monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    assert as_set().pinned
+    monkeypatch.setenv("GLIBC_TUNABLES", f"glibc.malloc.arena_max=1:{UNPINNED}")
+    assert not as_set().pinned

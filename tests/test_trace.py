@@ -10,7 +10,7 @@ from fovea.policies.hf_vlm import HFVLM
 from fovea.policies.lora import LoRA
 from fovea.recipe import Recipe
 from fovea.rollout.sampling import Sampling
-from fovea.trace import META, Live, parameters_without_data
+from fovea.trace import META, Live, parameters_without_data, trace, without_data
 
 SMALL = Recipe(
     data="worlds:count", method=GRPO(beta=0.0), tasks_per_step=2, group_size=2, sampling=Sampling(max_new_tokens=8), steps=5, micro_batch=4
@@ -31,6 +31,16 @@ def test_a_tensor_counts_once_and_as_long_as_it_lives():
         d = torch.zeros(10, device=META)
         assert (live.now, live.peak) == (40, 8000)
         del d
+
+
+def test_a_view_of_a_weight_is_no_new_memory():
+    weight = torch.nn.Parameter(torch.empty(100, 100, device=META))
+    with Live() as live, torch.no_grad():
+        views = weight.t(), weight[:50], weight.detach()
+        assert live.now == 0
+        weight.mul_(2)
+        copy = weight.t().contiguous()
+        assert live.now == live.peak == copy.nbytes == 4 * 100 * 100, views
 
 
 def test_what_autograd_keeps_counts_until_the_backward_pass():
@@ -89,6 +99,18 @@ def test_what_saves_memory_lowers_the_estimate(full):
     low = plan.estimate(SMALL.replace(dtype="bfloat16"))[0]
     assert low.weights < 0.6 * full.weights
     assert low.moments == full.moments * 3 // 2, "float32 masters beside two moments"
+
+
+def test_each_of_several_processes_has_its_share(full):
+    policy = without_data(SMALL)
+    task = plan.assumed()[0]
+    prefix = policy.encode(task.prompt, task.images)
+    wide = SMALL.replace(tasks_per_step=8, micro_batch=32)
+    one, two, parts = (trace(r, policy, prefix, 8, 100, n) for r, n in ((wide, 1), (wide, 2), (wide.replace(parallel="fsdp"), 2)))
+    assert two.update < 0.7 * one.update and two.generate < one.generate
+    assert (two.weights, two.gradients, two.moments) == (one.weights, one.gradients, one.moments)
+    assert (parts.weights, parts.gradients, parts.moments) == (one.weights // 2, one.gradients // 2, one.moments // 2)
+    assert parts.generate == two.generate + one.weights // 2 and two.update < parts.update < two.update + one.weights
 
 
 def test_the_plan_reads_no_weights_and_says_what_it_assumed(monkeypatch, tmp_path):
