@@ -172,6 +172,11 @@ def _in_batches(vlm: Any, pictures: Sequence[Picture], arguments: Callable[[Sequ
         pixels = beside(torch.cat([x for _, x in group]), vlm.lm_head.weight)
         out = vlm.model.get_image_features(**arguments(batch, pixels), return_dict=True)
         tokens = torch.cat([x.flatten(0, -2) for x in out.pooler_output])
+        if len(tokens) != (expected := sum(p.tokens for p in batch)):
+            raise ValueError(
+                f"{vlm.config.model_type}: found {len(tokens)} features for {len(batch)} pictures, expected {expected} as the processor "
+                "counts them; a likely cause is a processor_config.json or preprocessor_config.json of another checkpoint"
+            )
         found |= {p.key: Features(x) for p, x in zip(batch, tokens.split([p.tokens for p in batch]), strict=True)}
     return [found[p.key] for p in pictures]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 
 import huggingface_hub
@@ -123,6 +124,16 @@ def test_a_text_model_that_the_loop_does_not_know_is_refused(tmp_path):
     build(tmp_path, "llava+phi3")
     with pytest.raises(ValueError, match=r"text model 'phi3': found Phi3DecoderLayer; expected decoder layers among Gemma2DecoderLayer"):
         HFVLM.load(tmp_path)
+
+
+def test_a_processor_of_another_checkpoint_is_named(tmp_path):
+    folder = build(tmp_path, "llava")
+    file = folder / "processor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "patch_size": 14}))
+    policy = HFVLM.load(folder)
+    prefix = policy.encode(user("What?"), [picture(0)])
+    with pytest.raises(ValueError, match=r"llava: found 16 features for 1 pictures, expected 4 as the processor counts them"):
+        policy.prefill([prefix], [[()]], 1)
 
 
 def test_a_hub_id_is_read_from_the_cache(tmp_path, monkeypatch):
