@@ -68,11 +68,15 @@ def test_dry_run_prints_recipe_arithmetic_and_memory(capsys):
 
 
 def test_dry_run_names_what_the_machine_lacks(capsys, tmp_path, monkeypatch):
+    """The parameters are counted; a whole step of them, which takes seconds, is not."""
+    from fovea import trace
+
+    monkeypatch.setattr(trace, "trace", lambda *_: trace.Memory(*[2**30] * 9))
     monkeypatch.chdir(tmp_path)
     assert cli.main(["train", "grpo:real", "--dry-run"]) == 1
     said = capsys.readouterr()
     assert "tasks x 8 answers" in said.out
-    assert "by the published config.json of Qwen2.5-VL-3B-Instruct" in said.out and "3754.6 M parameters, 3085.9 M trained" in said.out
+    assert "by the published config.json of Qwen2.5-VL-3B-Instruct" in said.out and "3754.6 M parameters, 3122.6 M trained" in said.out
     assert "one picture of 1024 x 768 and a short question, assumed" in said.out and "total" in said.out
     assert "cannot start here: no such file or folder: train.jsonl" in said.err
     assert "cannot start here: Qwen2.5-VL-3B-Instruct: found no such folder" in said.err
