@@ -61,7 +61,7 @@ def plan(recipe: Recipe) -> tuple[str, list[str]]:
     folder, lacks_model = _try(lambda: checkpoint(recipe.model))
     lacks += lacks_model
     published = CONFIGS / f"{Path(recipe.model).name}.json"
-    tasks = [] if data else assumed()
+    tasks = assumed() if data is None else []
     if folder is not None:
         counted = memory(recipe if recipe.model == "tiny" else recipe.replace(model=str(folder)), tasks)
     elif published.is_file():

@@ -65,6 +65,7 @@ def test_dry_run_prints_recipe_arithmetic_and_memory(capsys):
     out = capsys.readouterr().out
     assert "6 tasks x 5 answers = 30 episodes per step" in out
     assert '"type": "GRPO"' in out and "total" in out and "GiB" in out
+    assert "(the longest of the first 16)" in out and "assumed" not in out
 
 
 def test_dry_run_names_what_the_machine_lacks(capsys, tmp_path, monkeypatch):
