@@ -6,12 +6,15 @@ Every field can be set on the command line (``fovea train --group-size 4 --metho
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import difflib
 import hashlib
 import json
+import numbers
+import types
 import typing
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -134,6 +137,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "method", _method(self.method))
+        _typed(type(self), vars(self), "")
         problems = [
             f"{name} = {value!r}, expected {rule}"
             for name, value, ok, rule in (
@@ -199,8 +203,9 @@ class Recipe:
         for outer, inner in nested.items():
             base = changes.get(outer, getattr(self, outer, None))
             if not is_dataclass(base) or isinstance(base, type):
-                raise ValueError(f"recipe: {outer!r} has no fields of its own")
+                raise ValueError(f"recipe: {outer!r} has no fields of its own; expected method, sampling or lora")
             _known(inner, {f.name for f in fields(base)}, outer)
+            _typed(type(base), inner, f"{outer}.")
             changes[outer] = dataclasses.replace(base, **inner)
         _known(changes, own, "recipe")
         return dataclasses.replace(self, **changes)
@@ -240,6 +245,48 @@ def _choices() -> dict[str, tuple[Any, ...]]:
     """Field -> the words that it may be."""
     hints = typing.get_type_hints(Recipe)
     return {name: typing.get_args(hint) for name, hint in hints.items() if typing.get_origin(hint) is Literal}
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _typed(kind: type, given: Mapping[str, Any], where: str) -> None:
+    """
+    Raises:
+      ValueError: values that are of another type than their field.
+    """
+    wrong = [(n, v, hint) for n, v in given.items() if (hint := _hints(kind).get(n, Any)) is not Any and not _fits(v, hint)]
+    if wrong:
+        raise ValueError("recipe: " + "; ".join(f"{where}{n} = {v!r:.60}, expected {_called(hint)}" for n, v, hint in wrong))
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or origin is Callable or origin is collections.abc.Callable:
+        return True
+    if origin is Literal:
+        return isinstance(value, type(inside[0]))  # which of the words is looked at by name
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, h) for h in inside)
+    if origin is tuple:
+        kinds = inside[:1] * len(value) if isinstance(value, tuple | list) and inside[-1] is Ellipsis else inside
+        return isinstance(value, tuple | list) and len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if origin is not None:
+        return isinstance(value, origin)
+    if hint in (int, float):
+        number = numbers.Integral if hint is int else numbers.Real
+        return isinstance(value, number) and not isinstance(value, bool) and abs(value) < 1e300  # type: ignore[operator]
+    return isinstance(value, hint if hint is not None else type(None))
+
+
+def _called(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return f"one of {typing.get_args(hint)}"
+    return names.get(hint) or (f"a {origin.__name__}, {hint}" if isinstance(origin, type) else str(getattr(hint, "__name__", hint)))
 
 
 def _known(given: dict[str, Any], known: set[str], where: str) -> None:

@@ -421,13 +421,16 @@ class App:
     def wanted(self, body: Mapping[str, Any], prefix: Prefix, said: list[int], room: int) -> Wanted:
         """Sampling and random keys of a body in OpenAI's words."""
         stop = body.get("stop") or ()
+        stop = (stop,) if isinstance(stop, str) else stop
+        if not isinstance(stop, list | tuple) or not all(isinstance(s, str) and s for s in stop):
+            raise Refused(400, f"stop: found {str(stop)[:60]}; expected a string, or a list of strings that are not empty")
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         sampling = Sampling(
             temperature=float(default(body.get("temperature"), 1.0)),
             top_p=float(default(body.get("top_p"), 1.0)),
             top_k=max(0, int(default(body.get("top_k"), 0))),
             max_new_tokens=int(default(limit, room)),
-            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            stop=tuple(stop),
             min_new_tokens=int(default(body.get("min_tokens"), 0)),
         )
         used = prefix.length + len(said)
@@ -505,7 +508,9 @@ def contents(words: Sequence[str], logps: Sequence[float]) -> list[dict[str, Any
 
 def conversation(messages: Any) -> tuple[tuple[Message, ...], tuple[Image.Image, ...]]:
     """OpenAI's messages with pictures inside -> ours with pictures beside."""
-    if not isinstance(messages, list) or not all(isinstance(m, dict) and "role" in m and "content" in m for m in messages):
+    if not isinstance(messages, list) or not all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and "content" in m for m in messages
+    ):
         raise Refused(400, 'messages: expected a list of {"role": ..., "content": ...}')
     images: list[Image.Image] = []
 
@@ -513,6 +518,8 @@ def conversation(messages: Any) -> tuple[tuple[Message, ...], tuple[Image.Image,
         if not isinstance(p, dict) or p.get("type") not in ("text", "image_url"):
             raise Refused(400, f"messages: found part {str(p)[:60]}; expected type text or image_url")
         if p["type"] == "text":
+            if not isinstance(p.get("text"), str):
+                raise Refused(400, f"messages: found text {str(p.get('text'))[:60]}; expected a string")
             return p
         images.append(picture(p["image_url"]["url"]))
         return {"type": "image"}

@@ -44,7 +44,7 @@ class Request:
         """The body as a JSON object; an empty body is an empty one."""
         try:
             value = json.loads(self.body or b"{}")
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise Refused(400, f"the body is not JSON: {e}") from None
         if not isinstance(value, dict):
             raise Refused(400, f"the body is {type(value).__name__}; expected a JSON object")
@@ -191,7 +191,7 @@ async def _handle(handler: Handler, reader: asyncio.StreamReader, admit: Callabl
             gone.cancel()
     except Refused as e:
         return e.status, {"error": {"message": str(e), "type": HTTPStatus(e.status).phrase, "code": e.status}}
-    except OSError:
+    except (OSError, asyncio.IncompleteReadError):
         raise
     except Exception as e:
         status = 400 if isinstance(e, (ValueError, TypeError, KeyError, asyncio.LimitOverrunError)) else 500

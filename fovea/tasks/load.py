@@ -209,7 +209,7 @@ def load(
     if not items:
         why = f"\n{tell(bad)}" if bad else ""
         share = f" for split {split!r} ({left_out} rows belong to the other one; --heldout names a table of its own)" if left_out else ""
-        raise ValueError(f"{path} holds no usable row{share}; found {total} rows, {len(bad)} problems{why}")
+        raise ValueError(f"{path} holds no usable row{share}; found {total} rows, {len(bad)} problems; expected at least one{why}")
     if bad:
         rows = len({(b.file, b.row) for b in bad})
         warnings.warn(f"{rows} of {total} rows of {path} were skipped:\n{tell(bad, 5)}", stacklevel=2)

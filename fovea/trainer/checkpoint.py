@@ -135,7 +135,7 @@ def read(path: Path) -> Checkpoint:
         if path.resolve() not in inside.parents:
             raise CheckpointError(f"{path / STATE}: file {name!r:.80} lies outside the checkpoint")
         if not there:
-            raise CheckpointError(f"{path / name}: missing")
+            raise CheckpointError(f"{path / name}: missing; expected, because {STATE} names it")
         found = sha256(inside)
         if found != expected:
             raise CheckpointError(f"{path / name}: found SHA-256 {found[:12]}…, expected {expected[:12]}… (truncated or altered)")

@@ -108,6 +108,8 @@ def text_distance(*, threshold: float = 1.0, case: bool = False) -> Verifier:
 
     def judge(answer: str, gold: Any) -> float:
         accepted = gold if isinstance(gold, list | tuple) else [gold]
+        if not accepted:
+            raise Unscorable("gold answer is an empty list; expected a text, or several")
         return max(text_similarity(normalise(answer, case), normalise(str(g), case)) for g in accepted)
 
     return on_answer("text_distance", judge, threshold)
