@@ -1,7 +1,8 @@
 """Bad input by the thousand: every reader gets generated and damaged input and may accept it or refuse it with a clean error, nothing else.
 
     python benchmarks/reliability/fuzz.py                                all families, 10,000 inputs each; writes fuzz.json
-    python benchmarks/reliability/fuzz.py --family jsonl --inputs 500    one family, printed
+    python benchmarks/reliability/fuzz.py --family jsonl csv             these families; the others in fuzz.json stay
+    python benchmarks/reliability/fuzz.py --family jsonl --inputs 500 --print
     python benchmarks/reliability/fuzz.py --family jsonl --only 17       one input, its error with a traceback
 
 Input i of a family depends on (seed, family, i) alone. Each family runs in a process of its own, with branch coverage of the modules that
@@ -161,7 +162,8 @@ def provenance() -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--family", choices=FAMILIES)
+    parser.add_argument("--family", choices=FAMILIES, nargs="+", default=list(FAMILIES))
+    parser.add_argument("--print", action="store_true", help="run the first family in this process and write nothing but its result")
     parser.add_argument("--inputs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="run this input alone and show what it raises")
@@ -170,15 +172,15 @@ def main() -> int:
     options = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     if options.only is not None:
-        return only(options.family, options.only, options.seed)
-    if options.family:
-        result = run(options.family, options.inputs, options.seed, options.at)
+        return only(options.family[0], options.only, options.seed)
+    if options.print:
+        result = run(options.family[0], options.inputs, options.seed, options.at)
         options.out.write_text(json.dumps(result)) if options.out else print(json.dumps(result, indent=1))
         return 0
     about, out = provenance(), options.out or OUT
     found = json.loads(out.read_text()) if out.exists() else {}
     families = found.get("families", {}) if found.get("seed") == options.seed else {}
-    for name in FAMILIES:
+    for name in options.family:
         before = families.get(name, {})
         if before.get("inputs") != options.inputs or before.get("crashes"):
             families[name] = {**apart(name, options.inputs, options.seed), "commit": about["commit"]}
