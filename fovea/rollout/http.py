@@ -194,7 +194,7 @@ async def _handle(handler: Handler, reader: asyncio.StreamReader, admit: Callabl
     except (OSError, asyncio.IncompleteReadError):
         raise
     except Exception as e:
-        status = 400 if isinstance(e, (ValueError, TypeError, KeyError, asyncio.LimitOverrunError)) else 500
+        status = 400 if isinstance(e, (ValueError, TypeError, KeyError, OverflowError, asyncio.LimitOverrunError)) else 500
         return status, {"error": {"message": f"{type(e).__name__}: {e}", "type": HTTPStatus(status).phrase, "code": status}}
 
 

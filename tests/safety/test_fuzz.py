@@ -112,3 +112,14 @@ def test_an_answer_of_another_form_is_named(rows):
 def test_a_message_of_another_form_is_refused(message):
     with pytest.raises(Refused, match="messages"):
         conversation([message])
+
+
+def test_a_number_without_end_is_a_wrong_request(tmp_path):
+    reader = FAMILIES["wire"]
+    reader.prepare(tmp_path)
+    try:
+        body = b'{"prompt": "hi", "max_tokens": Infinity}'
+        head = b"POST /v1/completions HTTP/1.1\r\nAuthorization: Bearer secret\r\nContent-Length: %d\r\n\r\n" % len(body)
+        assert not reader.feed(("request", head + body), tmp_path)
+    finally:
+        reader.finish()
