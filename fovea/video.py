@@ -12,9 +12,9 @@ from PIL import Image
 
 CONTAINERS = (
     *("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "gif", "apng", "mpegts", "mpeg", "mpegvideo", "flv", "ogg"),
-    *("asf", "mjpeg", "h264", "hevc", "av1", "obu", "ivf", "m4v", "yuv4mpegpipe"),
+    *("asf", "mjpeg", "h264", "hevc", "av1", "obu", "ivf", "m4v", "yuv4mpegpipe", "wav", "mp3", "flac", "aac", "aiff"),
 )
-"""FFmpeg's names of the file formats that are opened."""
+"""FFmpeg's names of the file formats that are opened; those of sound, because there is a better message for them."""
 MAX_PIXELS = 89_478_485
 """Largest frame, in pixels."""
 MOST_BYTES = 1 << 30
