@@ -48,6 +48,8 @@ class Video:
         for name, value in (("fps", self.fps), ("frames", self.frames)):
             if value is not None and not (isinstance(value, int | float) and 0 < value < float("inf")):
                 raise ValueError(f"Video: found {name}={value!r}; expected a positive number")
+        if self.frames is not None and self.frames != int(self.frames):
+            raise ValueError(f"Video: found frames={self.frames!r}; expected a whole number")
 
 
 def still(shown: Image.Image | Video) -> Image.Image:

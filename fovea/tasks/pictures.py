@@ -199,19 +199,22 @@ def pictures_of(cell: Any, roots: list[Path], depth: int = 0) -> list[Picture]:
     raise BadImage(f"{cell!r:.60} ({type(cell).__name__})", "a path, a data URI, encoded bytes or a list of these")
 
 
-def clips_of(cell: Any, roots: list[Path]) -> list[Footage]:
+def clips_of(cell: Any, roots: list[Path], depth: int = 0) -> list[Footage]:
     """The clips that a cell names: a path, ``{"path", "fps" or "frames"}``, or a list of these."""
     if cell is None or cell == "" or cell == []:
         return []
     if isinstance(cell, str) and cell.lstrip().startswith(("[", "{")):
         try:
             cell = json.loads(cell)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise BadImage(repr(cell[:60]), "a path, or a JSON list of paths", "video") from None
+    if depth > MAX_DEPTH:
+        raise BadImage(f"lists {depth} deep", f"at most {MAX_DEPTH}", "video")
     if isinstance(cell, list | tuple):
-        return [p for one in cell for p in clips_of(one, roots)]
+        return [p for one in cell for p in clips_of(one, roots, depth + 1)]
     given = cell if isinstance(cell, dict) else {"path": cell}
-    place, taken = given.get("path"), {k: given[k] for k in ("fps", "frames") if given.get(k) is not None}
+    place: Any = given.get("path")
+    taken: dict[str, Any] = {k: given[k] for k in ("fps", "frames") if given.get(k) is not None}
     if not isinstance(place, str | Path) or set(given) - {"path", "fps", "frames", "bytes"}:
         expected = 'a path, {"path": ..., "fps" or "frames": ...}, or a list of these'
         raise BadImage(f"{cell!r:.60} ({type(cell).__name__})", expected, "video")

@@ -506,6 +506,8 @@ def test_a_mark_of_clips_is_text_where_there_is_no_such_column(folder):
         ("../x.mp4", "outside the data folder"),
         ({"path": "fall.mp4", "fps": 0}, "fps=0"),
         ({"path": "fall.mp4", "fps": "2"}, "fps='2'"),
+        ({"path": "fall.mp4", "frames": 2.5}, "frames=2.5"),
+        (json.loads("[" * 12 + '"fall.mp4"' + "]" * 12), "at most 8"),
         ({"path": "fall.mp4", "fps": 1, "frames": 2}, "both fps=1 and frames=2"),
         ({"path": "fall.mp4", "speed": 2}, '"fps" or "frames"'),
         (7, "7 (int)"),
