@@ -46,6 +46,7 @@ NAV: dict[str, Sequence[str]] = {
         "processes.md",
         "memory.md",
         "view.md",
+        "reliability.md",
         "share.md",
     ),
     "Methods": ("methods.md", "methods/*"),

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MAIN_JOB, DIGITS, SPEED = "benchmarks/quality/main_job.json", "benchmarks/quality/digits.json", "benchmarks/speed/step_vs_trl.json"
 SUPPORT, LEDGER = "benchmarks/support.json", "benchmarks/ledger"
 ESTIMATE, BF16 = "benchmarks/memory/estimate.json", "benchmarks/quality/bf16.json"
+RESUME, OVERHEAD = "benchmarks/reliability/resume.json", "benchmarks/reliability/overhead.json"
 Row = tuple[str, str, str, str]
 NOT_YET = "not measured yet"
 
@@ -54,6 +55,7 @@ def pages(root: Path) -> dict[str, str]:
         "docs/memory.md": {"memory": lambda: memory_table(root)},
         "docs/methods.md": {"methods": method_pages},
         "docs/recipes.md": {"fields": recipe_fields},
+        "docs/reliability.md": {"measured": lambda: reliability(root)},
         "docs/verifiers.md": {"verifiers": verifier_table},
         "docs/data.md": {"columns": column_table, "worlds": world_table},
         "docs/metrics.md": {"metrics": metric_table},
@@ -507,6 +509,28 @@ def method_pages() -> str:
         defaults = ", ".join(f"{f.name} {getattr(methods.get(name)(), f.name)!r}" for f in fields(methods.get(name)))
         out += [f"### {title}", "", "```text", first, "", text, "```", "", f"Fields and defaults: {defaults}.", ""]
     return "\n".join(out)
+
+
+def reliability(root: Path) -> str:
+    """What the sweep of kills and the cost of the books came to."""
+    lines = []
+    if (root / RESUME).is_file():
+        r = json.loads((root / RESUME).read_text(encoding="utf-8"))
+        counts = [", ".join(f"{name} {n}" for name, n in r[key].items()) for key in ("by_signal", "by_phase")]
+        lines += [
+            f"**{r['equal']} of {r['kills']} kills** of {r['steps']}-step runs ended equal ({r['runs']} runs, each killed several times; "
+            f"{counts[0]}; during {counts[1]}).",
+            f"`{r['command']}`, commit {r['commit'][:10]}, {r['hardware']}.",
+        ]
+    if (root / OVERHEAD).is_file():
+        o = json.loads((root / OVERHEAD).read_text(encoding="utf-8"))
+        parts = ", ".join(f"{name} {part['fraction']:.2%}" for name, part in o["parts"].items())
+        lines += [
+            "",
+            f"Logging, rollouts, checkpoints and the report take **{o['fraction']:.1%}** of a run of the default recipe ({parts}).",
+            f"`{o['command']}`, commit {o['commit'][:10]}, {o['hardware']}.",
+        ]
+    return "\n".join(lines).strip() or NOT_YET
 
 
 def recipe_fields() -> str:

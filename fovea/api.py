@@ -61,7 +61,8 @@ def train(
     recipe: str | Recipe = "grpo",
     *,
     out: str | Path | None = None,
-    resume: str = "auto",
+    resume: str | Path = "auto",
+    fork: str | Path | None = None,
     on_step: OnStep | None = None,
     quiet: bool = False,
     **changes: Any,
@@ -71,22 +72,27 @@ def train(
     Args:
       recipe: name in `fovea.recipes`, or a Recipe.
       out: run folder; default ``runs/<name>-<seed>``. If it holds an unfinished run of the same recipe, that run goes on.
-      resume: "auto" continues what is in `out`, "never" refuses a folder that holds a run.
+      resume: "auto" continues what is in `out`; "never" refuses a folder that holds a run; a path (a run folder or its newest checkpoint)
+        continues that run, and there must be one.
+      fork: "RUN@STEP" (or "RUN": its newest step) starts a new run from that step of another one. Recipe fields may differ; they are
+        printed and recorded in ``parent.json``.
       on_step: called with (step, metrics) after every step; returning True ends the run. Of several processes, the first one calls it.
       quiet: no console output.
       changes: fields of the recipe, nested ones as ``method__beta=0.04``.
     Raises:
       ValueError: unknown field or impossible value, named.
-      TrainingDiverged, CheckpointError, NothingToTrain, TooManyUnscored: see their messages.
+      TrainingDiverged, CheckpointError, NothingToTrain, TooManyUnscored, InUse: see their messages.
     """
+    from fovea.trainer import lock
+
     recipe = resolve(recipe, **changes)
     check_device(recipe.device)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    path = Path(out) if out is not None else Path("runs") / f"{recipe.name}-{recipe.seed}"
-    with Team.join(recipe.device) as team:
+    start = Start.of(recipe, out, resume, fork)
+    with Team.join(recipe.device) as team, team.only_main(lock.held, start.path):
         check_team(recipe, team.size)
-        return _train(recipe, path, resume, on_step, quiet, team)
+        return _train(recipe, start, on_step, quiet, team)
 
 
 def check_team(recipe: Recipe, size: int) -> None:
@@ -111,14 +117,19 @@ def whole_only(recipe: Recipe) -> str:
     return (found + (["lora.nf4 = True"] if recipe.lora.nf4 else []) + [""])[0]
 
 
-def _train(recipe: Recipe, path: Path, resume: str, on_step: OnStep | None, quiet: bool, team: Team) -> Run:
+def _train(recipe: Recipe, start: Start, on_step: OnStep | None, quiet: bool, team: Team) -> Run:
     from fovea.report.console import Console
     from fovea.report.run import RunFolder
+    from fovea.trainer import origin
 
-    last = team.from_main(lambda: _found(path, resume))
-    checkpoint = ckpt.Checkpoint(Path(last[0]), last[1]) if last else None
+    path = start.path
+    found, forked, state = team.from_main(start.find)
+    checkpoint = ckpt.Checkpoint(Path(found), state) if found else None
+    if checkpoint is not None and forked:
+        start.check(recipe, checkpoint)
     source, heldout = build_sources(recipe)
     policy = build_policy(recipe, checkpoint.model if checkpoint else None, team.device)
+    hashes = origin.hashes(policy, source, heldout if recipe.eval_tasks else None)  # by every process, which then knows its pictures
     team.place(policy, recipe.parallel)
     if team.sharded and (unable := whole_only(recipe)):
         raise ValueError(f"parallel = {recipe.parallel!r} shards the weights, and {unable} needs them whole; expected parallel='data'")
@@ -130,20 +141,36 @@ def _train(recipe: Recipe, path: Path, resume: str, on_step: OnStep | None, quie
         console: Any = team.only_main(Console, recipe, recipe.steps, quiet=quiet)
         tasks = heldout_tasks(heldout, recipe.eval_tasks)
 
-        def assess() -> tuple[dict[str, float], list[Any]]:
+        def assess(progress: Any) -> tuple[dict[str, float], list[Any]]:
             result = run_evaluation(
                 engine,
                 tasks,
                 scorer,
                 sampling=recipe.sampling,
                 temperature=recipe.eval_temperature,
-                on_progress=lambda done, total, *_: console.phase("evaluate", done, total),
+                on_progress=progress,
                 team=team,
             )
             return result.metrics(), result.groups
 
-        session = Session(recipe, policy, collector, folder, console, assess if tasks else None, on_step, team, path)
-        if checkpoint is not None:
+        session = Session(
+            recipe,
+            policy,
+            collector,
+            folder,
+            console,
+            assess if tasks else None,
+            on_step,
+            team,
+            path,
+            hashes,
+            origin.surroundings(recipe, team.size),
+            origin.Watch(source, heldout) if team.main else None,
+        )
+        if checkpoint is not None and forked:
+            session.fork(checkpoint, {"run": start.run})
+            folder.write_parent(session.parent)
+        elif checkpoint is not None:
             session.restore(checkpoint)
         with console:
             for line in described(source, heldout):
@@ -160,12 +187,98 @@ def _train(recipe: Recipe, path: Path, resume: str, on_step: OnStep | None, quie
     return Run(path, policy, rows, scores[0] if scores else nan, scores[-1] if scores else nan, state.train_seconds)
 
 
-def _found(path: Path, resume: str) -> tuple[str, dict[str, Any]] | None:
-    """The folder and state of the checkpoint to go on from."""
-    if resume == "never" and (path / "checkpoints").exists():
-        raise FileExistsError(f"{path} already holds a run; expected a new folder with resume='never'")
-    last = ckpt.latest(path / "checkpoints") if resume == "auto" else None
-    return (str(last.path), last.state) if last else None
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins.
+
+    Attributes:
+      path: its folder.
+      resume: "auto", "never" or "must": continue what is there, refuse it, or ask for it.
+      pinned: the checkpoint that must be the one to continue from; None takes the newest.
+      run, step: the run to fork and its step (None: the newest); "" where nothing is forked.
+    """
+
+    path: Path
+    resume: str = "auto"
+    pinned: Path | None = None
+    run: str = ""
+    step: int | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe, out: str | Path | None, resume: str | Path, fork: str | Path | None) -> Start:
+        """What the arguments of `train` mean.
+
+        Raises:
+          ValueError: a path that is no run, or arguments that contradict each other.
+        """
+        default = Path("runs") / f"{recipe.name}-{recipe.seed}"
+        if fork is not None:
+            if str(resume) not in ("auto", "never"):
+                raise ValueError(f"resume = {str(resume)!r} with fork = {str(fork)!r}; expected one of them: a fork is a new run")
+            run, step = _fork_of(str(fork))
+            path = Path(out) if out is not None else default.with_name(f"{default.name}-fork")
+            if path.resolve() == Path(run).resolve():
+                raise ValueError(f"fork = {str(fork)!r} into {path}; expected another folder: a fork is a new run")
+            return cls(path, str(resume), run=run, step=step)
+        if str(resume) in ("auto", "never"):
+            return cls(Path(out) if out is not None else default, str(resume))
+        given = Path(resume)
+        is_checkpoint = (given / ckpt.STATE).is_file() and given.parent.name == "checkpoints"
+        if not is_checkpoint and not (given / "checkpoints").is_dir():
+            raise ValueError(f'resume = {str(resume)!r}: expected "auto", "never", a run folder or one of its checkpoints/step-NNNNNN')
+        run = given.parent.parent if is_checkpoint else given
+        if out is not None and Path(out).resolve() != run.resolve():
+            raise ValueError(f"resume = {str(resume)!r} with out = {str(out)!r}; a run goes on in its own folder; fork starts another one")
+        return cls(run, "must", given if is_checkpoint else None)
+
+    def find(self) -> tuple[str, bool, dict[str, Any]]:
+        """(folder of the checkpoint to begin with or "", whether it is forked, its state)."""
+        folder = self.path / "checkpoints"
+        there = ckpt.written(folder)
+        if there and self.resume == "never":
+            raise FileExistsError(f"{self.path} already holds a run; expected a new folder with resume='never'")
+        last = ckpt.latest(folder)
+        if last is None and (there or self.resume == "must"):
+            found = f"{len(there)} checkpoints, all damaged" if there else "no checkpoint"
+            raise ckpt.CheckpointError(f"{self.path}: found {found}; expected a complete one. Nothing was changed; choose another --out")
+        if self.pinned is not None and last is not None and last.step != ckpt.step_of(self.pinned):
+            raise ckpt.CheckpointError(
+                f"{self.pinned}: {self.path} has gone on to step {last.step}, and resuming would forget that. Start a new run from "
+                f"here: --fork {self.path}@{ckpt.step_of(self.pinned)} --out FOLDER"
+            )
+        if not self.run:
+            return (str(last.path), False, last.state) if last else ("", False, {})
+        if last is None:
+            parent = ckpt.at(Path(self.run), self.step)
+            return str(parent.path), True, parent.state
+        mine = last.state["parent"] or {}
+        if mine.get("run") != self.run or self.step not in (None, mine.get("step")):
+            of = f"a fork of {mine['run']}@{mine['step']}" if mine else "a run of its own"
+            raise FileExistsError(f"{self.path} already holds {of}; expected a new folder for a fork of {self.run}")
+        return str(last.path), False, last.state
+
+    def check(self, recipe: Recipe, checkpoint: ckpt.Checkpoint) -> None:
+        """Refuse changes of a recipe that the weights of a checkpoint do not fit.
+
+        Raises:
+          ValueError: another model, or other adapters.
+        """
+        then, now = checkpoint.state["recipe"], ckpt.plain(recipe.to_json())
+        changed = [f"{k} = {now[k]!r} here, {then.get(k)!r} there" for k in ("model", "lora") if now[k] != then.get(k)]
+        if changed:
+            raise ValueError(f"fork of {self.run}: {'; '.join(changed)}; expected the same, because the weights are taken over")
+
+
+def _fork_of(text: str) -> tuple[str, int | None]:
+    """RUN@STEP -> (RUN, STEP); a name with an @ of its own is a run where there is such a folder."""
+    run, at, step = text.rpartition("@")
+    if not at or Path(text).is_dir():
+        run, step = text, ""
+    if not Path(run).is_dir():
+        raise ValueError(f"fork = {text!r}: no run folder {run!r}; expected RUN@STEP, such as runs/grpo-0@20")
+    if step and not step.isdigit():
+        raise ValueError(f"fork = {text!r}: step {step!r}; expected a number, such as {run}@20")
+    return run, int(step) if step else None
 
 
 def export(model: str | Path | HFVLM, *, merged: str | Path | None = None, adapter: str | Path | None = None) -> None:

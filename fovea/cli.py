@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -53,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[name](rest) or 0
     except KeyboardInterrupt as e:
-        print(f"\n{e}" if str(e) else "\ninterrupted", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the terminal may be what has gone
+            print(f"\n{e}" if str(e) else "\ninterrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0
@@ -91,7 +93,10 @@ def train(args: list[str]) -> int:
     parser = _parser("train", "Train a recipe. Every field of the recipe is an option; see `fovea train --help`.", fields=True)
     parser.add_argument("recipe", nargs="?", default="grpo", help="name of a recipe (fovea list recipes)")
     parser.add_argument("--out", help="run folder; default runs/<name>-<seed>. A run that is there goes on")
-    parser.add_argument("--resume", default="auto", choices=("auto", "never"), help="auto continues what is in --out")
+    parser.add_argument(
+        "--resume", default="auto", metavar="auto|never|PATH", help="auto continues what is in --out; PATH a run that must be there"
+    )
+    parser.add_argument("--fork", metavar="RUN@STEP", help="a new run that starts from that step of another; fields may differ")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe, batch arithmetic and memory estimate, then stop")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     options, changes = _parse(parser, args)
@@ -106,7 +111,7 @@ def train(args: list[str]) -> int:
     from fovea import api
 
     recipe = resolve(options.recipe, changes)
-    run = api.train(recipe, out=options.out, resume=options.resume, quiet=options.quiet)
+    run = api.train(recipe, out=options.out, resume=options.resume, fork=options.fork, quiet=options.quiet)
     print(f"run folder: {run.path}   report: {run.path / 'report.html'}")
     if run.before == run.before:
         job = "main job" if recipe.data == resolve("grpo", []).data else recipe.name

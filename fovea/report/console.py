@@ -14,7 +14,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.cells import cell_len
@@ -43,6 +43,12 @@ HEADLINE = (
     ("optim/grad_norm", "grad norm", "grad", 3, "blue"),
     ("speed/tokens_per_s", "tokens/s", "tok/s", 0, "white"),
 )
+
+
+class _Screen(Screen):
+    def on_broken_pipe(self) -> None:
+        """Rich ends the program here; whether a run goes on without a reader is for `Console` to say."""
+        raise BrokenPipeError
 
 
 class Console:
@@ -77,7 +83,7 @@ class Console:
         self._is_live = (terminal if live is None else live) and not quiet
         self._encoding = getattr(self._stream, "encoding", None) or "utf-8"
         self._marks = UNICODE if self._can_print("▁█░·×") else ASCII
-        self._screen = Screen(
+        self._screen = _Screen(
             file=self._stream,
             width=width,
             force_terminal=True if self._is_live else None,
@@ -172,16 +178,29 @@ class Console:
         now = time.monotonic()
         if self._live is not None and (force or now - self._drawn >= REDRAW_S):
             self._drawn = now
-            self._live.update(self._panel(), refresh=True)
+            with self._alive():
+                self._live.update(self._panel(), refresh=True)
 
     def _print(self, text: str) -> None:
         if self.quiet:
             return
         text = self._printable(text)
-        if self._is_live:
-            self._screen.print(Text(text), soft_wrap=self._live is None)
-        else:
-            print(text, file=self._stream, flush=True)
+        with self._alive():
+            if self._is_live:
+                self._screen.print(Text(text), soft_wrap=self._live is None)
+            else:
+                print(text, file=self._stream, flush=True)
+
+    @contextlib.contextmanager
+    def _alive(self) -> Iterator[None]:
+        """A terminal or pipe that has gone away ends the talking, not the run."""
+        try:
+            yield
+        except (OSError, ValueError) as e:
+            if isinstance(e, ValueError) and not getattr(self._stream, "closed", False):
+                raise
+            self._restore()
+            self.quiet = True
 
     def _can_print(self, text: str) -> bool:
         try:

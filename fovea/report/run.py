@@ -1,6 +1,7 @@
 """The run folder: everything a run leaves behind, in formats that any tool can read.
 
     config.json  command.txt  env.json      what was run, how it was called, on what
+    parent.json                              of a fork: the run and step that it started from, and what changed
     metrics.jsonl                            one JSON object per step
     rollouts/step-000120.jsonl               a sample of that step's groups; eval-000120.jsonl for held-out ones
     rollouts/images/<hash>.png               each picture once
@@ -8,7 +9,7 @@
     report.html                              the run page
 
 Every file is either appended to with whole lines or written aside and renamed, so a process that is killed at any moment leaves at most
-one torn last line, which the next reader drops.
+one torn last line, which the next reader drops. Tokens and passwords are masked in what is written.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import json
 import math
 import os
 import platform
-import shlex
 import subprocess
 import sys
 import time
@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from fovea.report.events import Events
 from fovea.report.sinks import Sinks
+from fovea.report.secrets import masked, masked_command
 from fovea.types import Episode, Group, Message, Segment
 from fovea.video import Video, still
 
@@ -50,7 +51,7 @@ class RunFolder:
 
     Args:
       path: the folder; made if missing. Opening changes nothing in it; the first `log` writes over a torn last line.
-      rollout_every: `log_groups` writes on the first step it sees and then on every multiple of this.
+      rollout_every: `log_groups` writes on the first step of a run and then on every multiple of this.
       rollout_groups: how many groups it keeps of a step.
       eval_groups: how many groups it keeps of a held-out evaluation, the same ones each time.
       rollout_tokens: how many action units it keeps of a segment.
@@ -78,7 +79,6 @@ class RunFolder:
         self._writer: Events | None = None
         self._sinks = Sinks(sinks, self.path, lambda: json.loads((self.path / "config.json").read_text(encoding="utf-8")))
         self._tokens: dict[int, str] = {}
-        self._logged_groups = False
         self._recall()
 
     @property
@@ -102,10 +102,14 @@ class RunFolder:
         A resumed run adds its command as a further line.
         """
         write_json(self.path / "config.json", dataclasses.asdict(config) if dataclasses.is_dataclass(config) else dict(config))  # type: ignore[arg-type]
-        line = shlex.join(command if command is not None else called())
+        line = masked_command(command if command is not None else called())
         with (self.path / "command.txt").open("a", encoding="utf-8") as f:
             f.write(line + "\n")
         write_json(self.path / "env.json", surroundings())
+
+    def write_parent(self, parent: Mapping[str, Any]) -> None:
+        """Record which run and step this one was started from."""
+        write_json(self.path / "parent.json", dict(parent))
 
     # -- numbers --------------------------------------------------------------------------------------------------------------
 
@@ -142,10 +146,16 @@ class RunFolder:
         """One flat dict per step, `step` included, oldest first; null reads as NaN."""
         return [{k: math.nan if v is None else v for k, v in row.items()} for row in read_jsonl(self.metrics_path)]
 
+    def sync(self) -> None:
+        """Return once the metrics so far would survive a power cut."""
+        for path in (self.metrics_path, self.path):
+            if path.exists():
+                _fsync(path)
+
     def truncate(self, step: int) -> None:
         """Forget everything after `step`, so that a run resumed there repeats no step."""
         rows = [row for row in read_jsonl(self.metrics_path) if row["step"] <= step]
-        write_text(self.metrics_path, "".join(json.dumps(row) + "\n" for row in rows))
+        write_text(self.metrics_path, "".join(json.dumps(row) + "\n" for row in rows), durable=True)
         for file in self.rollout_files():
             if rollout_step(file) > step:
                 file.unlink()
@@ -158,6 +168,7 @@ class RunFolder:
         self._last_step: int | None = last.get("step")
         self._last_row = {k: math.nan if v is None else v for k, v in last.items() if k != "step"}
         self._last_offset, self._end = _last_line(self.metrics_path)
+        self._logged_groups = any(self.rollouts_path.glob("step-*.jsonl"))
         self._wall_before, self._opened = float(self._last_row.get(WALL, 0.0)), time.monotonic()
 
     def _close_events(self) -> None:
@@ -200,7 +211,7 @@ class RunFolder:
         records = [self._group_record(step, g, policy, units) for g in chosen]
         file = self.rollouts_path / f"{'step' if split == 'train' else split}-{step:06d}.jsonl"
         file.parent.mkdir(exist_ok=True)
-        write_text(file, "".join(json.dumps(r, ensure_ascii=False, default=_plain) + "\n" for r in records))
+        write_text(file, masked("".join(json.dumps(r, ensure_ascii=False, default=_plain) + "\n" for r in records)))
         return file
 
     def rollout_files(self) -> list[Path]:
@@ -316,7 +327,7 @@ def surroundings() -> dict[str, Any]:
         "processes": int(os.environ.get("WORLD_SIZE") or 1),
         "torch_threads": torch.get_num_threads() if torch is not None else None,
         "device": torch.cuda.get_device_name() if torch is not None and cuda else "cpu",
-        "versions": {name: v for name in PACKAGES if (v := _version(name))},
+        "versions": {name: v for name in PACKAGES if (v := version(name))},
         "commit": _git("rev-parse", "HEAD"),
         "modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
@@ -331,7 +342,7 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -348,15 +359,25 @@ def _git(*arguments: str) -> str:
 # -- files --------------------------------------------------------------------------------------------------------------------
 
 
-def write_text(file: Path, text: str) -> None:
-    """Write aside, then rename: a reader sees the old file or the new one, never half of either."""
+def write_text(file: Path, text: str, durable: bool = False) -> None:
+    """Write aside, then rename: a reader sees the old file or the new one, never half of either; `durable`: after a power cut too."""
     aside = file.with_name(file.name + ".part")
     aside.write_text(text, encoding="utf-8")
+    if durable:
+        _fsync(aside)
     aside.replace(file)
 
 
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_json(file: Path, value: Any) -> None:
-    write_text(file, json.dumps(value, indent=2, ensure_ascii=False, default=_plain) + "\n")
+    write_text(file, masked(json.dumps(value, indent=2, ensure_ascii=False, default=_plain)) + "\n")
 
 
 def read_jsonl(file: Path) -> list[dict[str, Any]]:

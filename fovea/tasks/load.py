@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fovea.tasks import tables
-from fovea.tasks.pictures import MAX_PIXELS, BadImage, Decoded, Footage, Picture, clips_of, pictures_of
+from fovea.tasks.pictures import MAX_PIXELS, BadImage, Decoded, Footage, Picture, clips_of, pictures_of, unchanged
 from fovea.tasks.tables import Bad, Records, Row
 from fovea.types import Context, Episode, Group, Task, Turn
 from fovea.verifiers import VERIFIERS, build, extract_answer
@@ -81,6 +81,8 @@ class Table:
       skipped: problems of the rows that were left out.
       columns: which column each field was read from.
       unused: the other columns; what is plain in them is in each task's `meta`.
+      files: the tables that were read.
+      seen: digest of each picture, once `digest` has been asked for; a picture with another one is refused from then on.
     """
 
     name: str
@@ -91,7 +93,9 @@ class Table:
     skipped: list[Bad] = field(default_factory=list)
     skip: bool = False
     max_pixels: int = MAX_PIXELS
+    files: Sequence[Path] = ()
     decoded: Decoded = field(default_factory=Decoded)
+    seen: dict[Any, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -106,7 +110,8 @@ class Table:
         for offset in range(len(self)):
             item = self.items[(i + offset) % len(self)]
             try:
-                return replace(item.task, images=tuple(self._decode(item.row, n, p) for n, p in enumerate(item.pictures)))
+                shown = zip(_keys_of(item), item.pictures, strict=True)
+                return replace(item.task, images=tuple(self._decode(key, p) for key, p in shown))
             except BadImage as error:
                 bad = Bad(item.row.file, item.row.number, self.columns.get(error.field, error.field), error.found, error.expected)
             if not self.skip:
@@ -116,10 +121,25 @@ class Table:
                 warnings.warn(f"skipped: {bad}", stacklevel=2)
         raise BadRows(self.skipped, len(self), self.name)
 
-    def _decode(self, row: Row, n: int, shown: Picture | Footage) -> Any:
-        if isinstance(shown, Footage):
-            return shown.decode()
-        return self.decoded.get((row.file, row.number, n) if callable(shown.place) else shown.place, shown, self.max_pixels)
+    def _decode(self, key: Any, shown: Picture | Footage) -> Any:
+        if not isinstance(shown, Footage):
+            return self.decoded.get(key, shown, self.max_pixels, self.seen.get(key))
+        clip = shown.decode()
+        unchanged(shown, self.seen.get(key))
+        return clip
+
+    def digest(self) -> str:
+        """SHA-256 of everything the tasks are made of, in order, whatever files they come from; reads every picture once."""
+        total = hashlib.sha256()
+        for item in self.items:
+            t = item.task
+            row = [t.id, t.source, t.prompt, t.answer, t.verifier if isinstance(t.verifier, str) else "", t.params, t.meta]
+            total.update(json.dumps(row, sort_keys=True, default=str).encode())
+            for key, picture in zip(_keys_of(item), item.pictures, strict=True):
+                if key not in self.seen:
+                    self.seen[key] = picture.digest()
+                total.update(self.seen[key].encode())
+        return total.hexdigest()
 
     def describe(self) -> str:
         """What was understood: rows, columns and those that no field uses, verifiers and whatever was guessed."""
@@ -138,6 +158,11 @@ class Table:
 
 def _counts(rows: Counter[int]) -> str:
     return ", ".join(f"{n} in {count} rows" for n, count in sorted(rows.items()))
+
+
+def _keys_of(item: Item) -> list[Any]:
+    """What names each picture of an item: its file, or its place in a table."""
+    return [(item.row.file, item.row.number, n) if callable(p.place) else p.place for n, p in enumerate(item.pictures)]
 
 
 def load(
@@ -217,7 +242,7 @@ def load(
     if split is not None:
         by = f"files {', '.join(records.files)}" if records.split_by_file else f"content ({heldout:.0%} held out)"
         notes.append(f"split {split!r} by {by}")
-    return Table(name, items, mapping, unused, notes, bad, on_bad_row == "skip", max_pixels)
+    return Table(name, items, mapping, unused, notes, bad, on_bad_row == "skip", max_pixels, records.paths)
 
 
 def split_of(item: Item, heldout: float) -> str:

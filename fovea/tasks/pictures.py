@@ -39,6 +39,10 @@ class BadImage(ValueError):
         self.found, self.expected, self.field = found, expected, field
 
 
+class DataChanged(RuntimeError):
+    """Data are no longer what they were when the run began."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """An image that has not been decoded: a file, or a function that gives the encoded bytes."""
@@ -49,6 +53,14 @@ class Picture:
 
     def encoded(self) -> bytes:
         return self.place.read_bytes() if isinstance(self.place, Path) else self.place()
+
+    def held(self) -> Picture:
+        """The same picture with its encoded bytes in memory."""
+        try:
+            content = self.encoded()
+        except OSError as error:
+            raise BadImage(f"{self.name!r}, {error.strerror}", "an image file in the data folder") from None
+        return Picture(self.name, lambda: content)
 
     def digest(self) -> str:
         return hashlib.blake2b(self.encoded(), digest_size=16).hexdigest()
@@ -264,17 +276,30 @@ def _from_text(text: str, roots: list[Path], what: str = "an image") -> Picture:
     raise BadImage(f"{text[:200]!r}, {kind}", f"{what} file under {' or '.join(dict.fromkeys((r.name or '.') + '/' for r in roots))}")
 
 
+def unchanged(shown: Picture | Footage, digest: str | None) -> None:
+    """Raise `DataChanged` if what is shown has another digest than before; None knows of none."""
+    if digest is not None and shown.digest() != digest:
+        raise DataChanged(
+            f"{shown.name}: the {shown.kind} has been replaced since the run began (its bytes have another hash); put the old one back and "
+            "run the same command again, or start a new run"
+        )
+
+
 class Decoded:
     """The last few decoded pictures by content, shared by the rows that show the same one; safe in threads."""
 
     def __init__(self, size: int = 64):
         self.size, self._kept, self._lock = size, OrderedDict(), threading.Lock()
 
-    def get(self, key: Any, picture: Picture, max_pixels: int) -> Image.Image:
+    def get(self, key: Any, picture: Picture, max_pixels: int, digest: str | None = None) -> Image.Image:
+        """The decoded picture; one whose encoded bytes have another digest than expected is a `DataChanged` error."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
+        if digest is not None:
+            picture = picture.held()
+            unchanged(picture, digest)
         image = picture.decode(max_pixels)
         with self._lock:
             self._kept[key] = image

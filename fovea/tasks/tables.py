@@ -60,6 +60,7 @@ class Records:
     bad: list[Bad] = field(default_factory=list)
     root: Path | None = None
     files: list[str] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)
     split_by_file: bool = False
 
 
@@ -107,6 +108,7 @@ def _read_files(files: list[Path], root: Path) -> Records:
     for file in files:
         name = file.name if file.parent == root else str(file.relative_to(root))
         records.files.append(name)
+        records.paths.append(file)
         reader: Callable[[Path, str, Records], None] = {".parquet": _parquet, ".csv": _csv, ".tsv": _csv, ".json": _json}.get(
             file.suffix.lower(), _jsonl
         )

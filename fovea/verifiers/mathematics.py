@@ -23,6 +23,10 @@ STARTUP_S = 120.0
 MISSING = 'verifier "math" needs math-verify, which is not installed; install the extra: pip install "fovea-rl[math]"'
 
 
+class Died(Unscorable):
+    """A worker process ended by itself (killed, out of memory) instead of answering."""
+
+
 class Worker:
     """One process; `ask` sends a request and waits for the reply until the deadline, then kills the process."""
 
@@ -49,7 +53,7 @@ class Worker:
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
         except OSError:
-            raise Unscorable("the math worker died before it was asked") from None
+            raise Died("the math worker died before it was asked") from None
         return self._read(timeout_s, "answer")
 
     def _read(self, timeout_s: float, what: str) -> dict[str, Any]:
@@ -65,11 +69,12 @@ class Worker:
         timer.start()
         line = self.process.stdout.readline()
         timer.cancel()
-        if not line:
+        if not line.endswith("\n"):
             self.process.kill()
             self.process.wait()
-            found = f"gave no {what} within {timeout_s:g} s" if late.is_set() else f"died (exit status {self.process.wait()})"
-            raise Unscorable(f"the math worker {found}")
+            if late.is_set():
+                raise Unscorable(f"the math worker gave no {what} within {timeout_s:g} s")
+            raise Died(f"the math worker died (exit status {self.process.wait()})")
         return json.loads(line)
 
     @property
@@ -85,7 +90,10 @@ class Worker:
 
 
 class Pool:
-    """At most `size` workers, started when first needed; safe to call from several threads."""
+    """At most `size` workers, started when first needed; safe to call from several threads.
+
+    A question whose worker dies is asked once more, of a new one: the score is that of a run in which nothing died.
+    """
 
     def __init__(self, size: int):
         self.free: queue.LifoQueue[Worker | None] = queue.LifoQueue()
@@ -93,20 +101,27 @@ class Pool:
             self.free.put(None)
 
     def compare(self, gold: str, answer: str, digits: int, timeout_s: float) -> bool:
+        request = {"gold": gold, "answer": answer, "digits": digits}
+        try:
+            reply = self._ask(request, timeout_s)
+        except Died:
+            reply = self._ask(request, timeout_s)
+        if "error" in reply:
+            raise Unscorable(reply["error"])
+        return bool(reply["correct"])
+
+    def _ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         worker = self.free.get()
         try:
             if worker is None or not worker.alive:
                 worker = None
                 worker = Worker()
-            reply = worker.ask({"gold": gold, "answer": answer, "digits": digits}, timeout_s)
+            return worker.ask(request, timeout_s)
         finally:
             if worker is not None and not worker.alive:
                 worker.close()
                 worker = None
             self.free.put(worker)
-        if "error" in reply:
-            raise Unscorable(reply["error"])
-        return bool(reply["correct"])
 
     def close(self) -> None:
         while not self.free.empty():

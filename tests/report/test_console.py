@@ -134,6 +134,25 @@ def test_a_closed_stream_does_not_hide_the_error(monkeypatch):
         raise RuntimeError("the real one")
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(5, "Input/output error")])
+def test_a_reader_that_goes_away_ends_the_talking_only(monkeypatch, terminal, error):
+    monkeypatch.setenv("TERM", "xterm")
+    out = Terminal() if terminal else io.StringIO()
+    with Console("r", 60, stream=out, width=80) as console:
+        console.step(1, {"reward/mean": 0.5})
+
+        def gone(*_):
+            raise error
+
+        monkeypatch.setattr(out, "write", gone)
+        for step in range(2, 60):
+            console.phase("generate", 1, 2)
+            console.step(step, {"reward/mean": 0.5})
+            console.note("still here")
+    assert console.quiet
+
+
 def test_markup_in_names_is_text(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     out = Terminal()

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -6,6 +8,8 @@ import torch
 
 from fovea.trainer import checkpoint as ckpt
 from tests.trainer.tabular import Tabular
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def made(folder, step, scale=1.0):
@@ -31,7 +35,7 @@ def test_round_trip_is_bit_equal(tmp_path):
     assert torch.equal(policy.logits_TV, other.logits_TV)
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "state"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "state", "number", "moments", "streams"])
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_used(tmp_path, damage):
     made(tmp_path, 1)
     newest, _, _ = made(tmp_path, 2)
@@ -46,6 +50,14 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_used(tmp_path, da
         file.unlink()
     if damage == "state":
         (newest.path / "state.json").write_text('{"step": 2')
+    if damage == "number":  # one bit of a counter: still good JSON
+        state = (newest.path / "state.json").read_text()
+        (newest.path / "state.json").write_text(state.replace('"step": 2', '"step": 3'))
+    if damage in ("moments", "streams"):
+        file = newest.path / (ckpt.OPTIMIZER if damage == "moments" else ckpt.STREAMS)
+        raw = bytearray(file.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        file.write_bytes(raw)
     said = []
     found = ckpt.latest(tmp_path, note=said.append)
     assert found is not None and found.step == 1
@@ -59,19 +71,33 @@ def test_an_interrupted_write_leaves_the_old_one(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(ckpt, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ckpt.CheckpointError, match=r"step-000002 could not be written .*No space left.*newest: step-000001"):
         made(tmp_path, 2)
-    found = ckpt.latest(tmp_path)
-    assert found is not None and found.step == 1
-    ckpt.prune(tmp_path, keep=2, best=None)
-    assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]  # what was written of it takes no space
+    monkeypatch.undo()
+    made(tmp_path, 2)
+    assert ckpt.latest(tmp_path).step == 2
+
+
+def test_a_file_that_may_not_grow_is_the_same_as_a_full_disk(tmp_path):
+    """A process whose files may have 2000 bytes: the library that writes tensors has its own errors."""
+    program = (
+        "import resource, sys\nfrom pathlib import Path\nfrom fovea.trainer import checkpoint as ckpt\n"
+        "from tests.trainer.test_checkpoint import made\nfolder = Path(sys.argv[1])\nmade(folder, 1)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))\n"
+        "try:\n    made(folder, 2)\nexcept ckpt.CheckpointError as e:\n    print(e)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "step-000002 could not be written" in done.stdout and "File too large" in done.stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000001"]
+    assert ckpt.latest(tmp_path).step == 1
 
 
 def test_state_cannot_name_files_outside(tmp_path):
     saved, _, _ = made(tmp_path, 1)
     state = json.loads((saved.path / "state.json").read_text())
     state["files"]["../../etc/passwd"] = "0" * 64
-    (saved.path / "state.json").write_text(json.dumps(state))
+    (saved.path / "state.json").write_text(json.dumps(ckpt.sealed(state)))
     with pytest.raises(ckpt.CheckpointError, match="outside"):
         ckpt.read(saved.path)
 
