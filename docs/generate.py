@@ -520,7 +520,7 @@ def reliability(root: Path) -> str:
         lines += [
             f"**{r['equal']} of {r['kills']} kills** of {r['steps']}-step runs ended equal ({r['runs']} runs, each killed several times; "
             f"{counts[0]}; during {counts[1]}).",
-            f"`{r['command']}`, commit {r['commit'][:10]}, {r['hardware']}.",
+            f"`{r['command']}`, commit {r['commit'][:10]}, {r['hardware']['cpu']}.",
         ]
     if (root / OVERHEAD).is_file():
         o = json.loads((root / OVERHEAD).read_text(encoding="utf-8"))
@@ -528,7 +528,7 @@ def reliability(root: Path) -> str:
         lines += [
             "",
             f"Logging, rollouts, checkpoints and the report take **{o['fraction']:.1%}** of a run of the default recipe ({parts}).",
-            f"`{o['command']}`, commit {o['commit'][:10]}, {o['hardware']}.",
+            f"`{o['command']}`, commit {o['commit'][:10]}, {o['hardware']['cpu']}.",
         ]
     return "\n".join(lines).strip() or NOT_YET
 

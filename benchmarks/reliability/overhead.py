@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import tempfile
 import time
@@ -52,8 +51,9 @@ class Meter:
 
 def measure(steps: int, threads: int, folder: Path) -> dict[str, Any]:
     import fovea
+    from fovea.bench.measure import provenance
     from fovea.report.console import Console
-    from fovea.report.run import RunFolder, surroundings
+    from fovea.report.run import RunFolder
     from fovea.trainer.session import Session
 
     parts, whole = Meter(), Meter()
@@ -72,7 +72,6 @@ def measure(steps: int, threads: int, folder: Path) -> dict[str, Any]:
     run = fovea.train("grpo", out=folder / "run", steps=steps, eval_tasks=0, threads=threads)
     seconds = whole.wall["run"] + parts.wall["report"]
     cpu = whole.cpu["run"] + parts.cpu["report"]
-    here = surroundings()
     return {
         "fraction": round(sum(parts.wall.values()) / seconds, 4),
         "fraction_cpu": round(sum(parts.cpu.values()) / cpu, 4),
@@ -83,11 +82,8 @@ def measure(steps: int, threads: int, folder: Path) -> dict[str, Any]:
         },
         "steps": steps,
         "checkpoint_bytes": sum(f.stat().st_size for f in max((run.path / "checkpoints").glob("step-*")).rglob("*") if f.is_file()),
-        "command": shlex.join(["python", "benchmarks/reliability/overhead.py", *sys.argv[1:]]),
-        "commit": here["commit"],
         "date": time.strftime("%Y-%m-%d"),
-        "hardware": f"{here['processor']}, {here['cores']} cores, {threads} thread",
-        "versions": here["versions"],
+        **provenance(["python", "benchmarks/reliability/overhead.py", *sys.argv[1:]]),
     }
 
 

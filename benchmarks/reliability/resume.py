@@ -356,18 +356,10 @@ def main() -> int:
     preload()
     with tempfile.TemporaryDirectory() as folder:
         result = sweep(options.kills, options.steps, options.per_run, options.seed, Path(folder))
-    from fovea.report.run import surroundings
+    from fovea.bench.measure import provenance
 
-    here = surroundings()
-    command = shlex.join(["python", "benchmarks/reliability/resume.py", *sys.argv[1:]])
-    hardware = f"{here['processor']}, {here['cores']} cores, {here['torch_threads']} thread"
-    result |= {
-        "command": command,
-        "commit": here["commit"],
-        "date": time.strftime("%Y-%m-%d"),
-        "hardware": hardware,
-        "versions": here["versions"],
-    }
+    words = ["python", "benchmarks/reliability/resume.py", *sys.argv[1:]]
+    result |= {"date": time.strftime("%Y-%m-%d"), **provenance(words, threads=1)}
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{result['equal']} of {result['kills']} kills ended equal; written to {options.out}")
     return int(result["equal"] != result["kills"])

@@ -109,11 +109,11 @@ def test_a_verifier_that_fails_ends_the_run_with_its_steps_saved(train, same, tm
 
 def test_a_verifier_that_hangs_costs_its_episode_and_no_more(train, tmp_path):
     release = threading.Event()
-    hangs = Once(lambda: release.wait(60), at=5, to=5)
+    hangs = Once(lambda: release.wait(900), at=5, to=5)
     began = time.monotonic()
-    train(reward=hangs, verifier_timeout_s=0.3, max_unscored=0.5)
+    train(reward=hangs, verifier_timeout_s=3.0, max_unscored=0.5)
     release.set()
-    assert time.monotonic() - began < 60 and len(rows(tmp_path / "run")) == 5
+    assert time.monotonic() - began < 600 and len(rows(tmp_path / "run")) == 5
     assert sum(r.get("reward/unscored_frac", 0.0) for r in rows(tmp_path / "run")) == 0.25
 
 
@@ -347,14 +347,14 @@ def test_a_closed_console_saves_and_ends(model, tmp_path):
     )
     os.close(side)
     os.set_blocking(main, False)
-    ends = time.monotonic() + 300
+    ends = time.monotonic() + 900  # a busy machine takes minutes to start an interpreter
     while time.monotonic() < ends and process.poll() is None and len(rows(run)) < 3:
         try:
             os.read(main, 1 << 16)
         except BlockingIOError:
             time.sleep(0.02)
     os.close(main)
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=300) == 130
     last = ckpt.latest(run / "checkpoints")
     assert last.step == rows(run)[-1]["step"] >= 3
 
@@ -477,7 +477,7 @@ def test_no_secret_is_written_into_a_run_folder(model, tmp_path, monkeypatch):
         "        raise OSError('401 from http://me:sesame@judge/ with ' + os.environ['HF_TOKEN'])\n    return 0.5\n"
     )
     options = f"--model {model} --data worlds:count --reward {said}:reward --steps 2 --tasks-per-step 2 --group-size 3 --max-unscored 1"
-    arguments = ["train", *options.split(), "--name", f"try {secrets['WANDB_API_KEY']}", "--eval-tasks", "0", "--quiet"]
+    arguments = ["train", *options.split(), "--name", f"try {secrets['WANDB_API_KEY']}", "--eval-tasks", "2", "--quiet"]
     arguments += ["--out", str(tmp_path / "run")]
     monkeypatch.setattr(sys, "argv", ["fovea", *arguments, "--token", "open-sesame-42"])
     assert cli.main(arguments) == 0
