@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fovea.report.events import Events
-from fovea.report.sinks import Sinks
 from fovea.report.secrets import masked, masked_command
+from fovea.report.sinks import Sinks
 from fovea.types import Episode, Group, Message, Segment
 from fovea.video import Video, still
 

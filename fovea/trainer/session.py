@@ -170,7 +170,7 @@ class Session:
         except ckpt.CheckpointError as e:
             self.optimizer = self.adam.build(self.policy)
             note(f"  the optimizer's moments begin anew: {e}")
-        if stored["origin"].get("data") == self.origin.get("data"):
+        if "data" not in changed and stored["origin"].get("data") == self.origin.get("data"):
             try:
                 self.collector.load_state_dict(stored["collector"])
             except (ValueError, KeyError) as e:
