@@ -191,7 +191,7 @@ def test_a_picture_replaced_while_the_run_goes_on_stops_it(train, same, table, t
         for f in kept if step == 1 else ():
             picture(99, 56, 56).save(f)
 
-    with pytest.raises(DataChanged, match=r"\.png: the picture has been replaced since the run began"):
+    with pytest.raises(DataChanged, match=r"\.png: the image has been replaced since the run began"):
         train(data=data, heldout=OTHER, on_step=replace, eval_tasks=0)
     assert steps_of(tmp_path / "run")[-1] >= 1
     for f, content in kept.items():
