@@ -426,7 +426,7 @@ def checkpoint_folder(folder: Path) -> None:
     optimizer = torch.optim.AdamW([weight])
     weight.sum().backward()
     optimizer.step()
-    ckpt._write(folder / "run" / "checkpoints", 3, Nothing(), dict(ckpt._optimizer_tensors(optimizer)), {"sampler": {"at": 5}})
+    ckpt.save(folder / "run" / "checkpoints", 3, Nothing(), optimizer, {"sampler": {"at": 5}})
 
 
 def make_checkpoint(rng: Random, folder: Path) -> tuple[str, str, bytes]:
