@@ -134,6 +134,7 @@ def apart(name: str, inputs: int, seed: int) -> dict[str, Any]:
         command = [
             sys.executable,
             __file__,
+            "--print",
             "--family",
             name,
             "--inputs",
@@ -178,7 +179,10 @@ def main() -> int:
         return only(options.family[0], options.only, options.seed)
     if options.print:
         result = run(options.family[0], options.inputs, options.seed, options.at)
-        options.out.write_text(json.dumps(result)) if options.out else print(json.dumps(result, indent=1))
+        if options.out:
+            options.out.write_text(json.dumps(result))
+        else:
+            print(json.dumps(result, indent=1))
         return 0
     about, out = provenance(), options.out or OUT
     found = json.loads(out.read_text()) if out.exists() else {}
