@@ -19,6 +19,8 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 BLOCK = 512  # vocabulary entries per partial sum of the inverse CDF
 HEAD = 1024  # most likely tokens among which top-p is decided before it sorts the whole vocabulary
+LEAST = 1e-6
+"""Least temperature that is not greedy; logits divided by a smaller one may overflow."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Sampling:
     min_new_tokens: int = 0
 
     def __post_init__(self):
-        if self.temperature < 0:
-            raise ValueError(f"temperature = {self.temperature}; expected 0 (greedy) or more")
+        if not (self.temperature == 0 or LEAST <= self.temperature < float("inf")):
+            raise ValueError(f"temperature = {self.temperature}; expected 0 (greedy) or more, a number of at least {LEAST:g}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p = {self.top_p}; expected 0 < top_p <= 1")
         if self.top_k < 0 or self.min_new_tokens < 0 or self.max_new_tokens < 1:

@@ -114,6 +114,8 @@ class Picture:
 
 
 def _small_enough(name: str, image: Image.Image, max_pixels: int) -> None:
+    if len(image.size) != 2 or min(image.size) < 1:
+        raise BadImage(f"{name!r}, of size {image.size}", "a picture with a width and a height")
     width, height = image.size
     if width * height > max_pixels:
         found = f"{name!r}, {width} x {height} = {width * height / 1e6:.0f} megapixels"

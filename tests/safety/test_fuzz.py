@@ -5,6 +5,7 @@ import random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from benchmarks.reliability.fuzz import is_clean, judge
 from benchmarks.reliability.inputs import FAMILIES
@@ -12,6 +13,7 @@ from fovea import api
 from fovea.rollout import wire
 from fovea.rollout.sampling import Sampling
 from fovea.serve import Refused, conversation
+from fovea.tasks.pictures import BadImage, _small_enough
 
 EXAMPLES = {"checkpoints": 60, "video": 60, "parquet": 100, "images": 150}
 NEEDS = {"parquet": "pyarrow", "video": "av"}
@@ -78,7 +80,8 @@ def test_a_crash_is_seen(tmp_path):
         ({"method__beta": "0.1"}, "method.beta = '0.1', expected a number"),
         ({"betas": (0.9,)}, r"betas = \(0.9,\), expected a tuple"),
         ({"lora": None}, "lora = None, expected LoRA"),
-        ({"method": 3}, "method = 3, expected an instance of a method"),
+        ({"method": 3}, "method = 3, expected a name or an instance of fovea.methods"),
+        ({"sampling__temperature": float("nan")}, "temperature = nan"),
         ({"learning_rate": 10**400}, "learning_rate = 1000.*, expected a number"),
     ],
 )
@@ -114,12 +117,21 @@ def test_a_message_of_another_form_is_refused(message):
         conversation([message])
 
 
-def test_a_number_without_end_is_a_wrong_request(tmp_path):
+@pytest.mark.parametrize("field", [b'"max_tokens": Infinity', b'"temperature": NaN', b'"temperature": "nan"', b'"temperature": 1e-320'])
+def test_a_number_that_is_none_is_a_wrong_request(tmp_path, field):
+    """A temperature of NaN would end what all other clients are waiting for, too."""
     reader = FAMILIES["wire"]
     reader.prepare(tmp_path)
     try:
-        body = b'{"prompt": "hi", "max_tokens": Infinity}'
+        body = b'{"prompt": "hi", "max_tokens": 2, ' + field + b"}"
         head = b"POST /v1/completions HTTP/1.1\r\nAuthorization: Bearer secret\r\nContent-Length: %d\r\n\r\n" % len(body)
         assert not reader.feed(("request", head + body), tmp_path)
     finally:
         reader.finish()
+
+
+def test_a_picture_of_three_sides_is_none(monkeypatch):
+    odd = Image.new("RGB", (4, 4))
+    monkeypatch.setattr(type(odd), "size", property(lambda self: (4, 4, 2)))
+    with pytest.raises(BadImage, match=r"of size \(4, 4, 2\); expected a picture with a width and a height"):
+        _small_enough("a.icns", odd, 100)
