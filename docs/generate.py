@@ -99,6 +99,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 # -- figures --------------------------------------------------------------------------------------------------------------------
 
 
+PEER_SETTINGS = {"group": "one group per forward pass", "batch": "the whole batch in one forward pass"}
+
+
 def read(root: Path, name: str) -> dict[str, Any] | None:
     file = root / name
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
@@ -116,6 +119,8 @@ def figures(root: Path) -> str:
     if speed and speed.get("cells"):
         out += ["", "CPU seconds of one optimizer step, 4 prompts, one thread, Fovea and TRL alternating in one process:", ""]
         out += [speed_table(speed)]
+        if how := PEER_SETTINGS.get(speed.get("peer", {}).get("micro_batch", "")):
+            out += ["", f"TRL runs with {how}, the faster of its two settings here; its times and its memory are of that one."]
     notes = [origin(name, found) for name, found in ((MAIN_JOB, main_job), (DIGITS, digits), (BF16, bf16), (SPEED, speed)) if found]
     return "\n".join([*out, *(["", *notes] if notes else [])])
 
