@@ -10,6 +10,7 @@ A file that is there is added to, so that tests can run in several places: what 
 """
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ import pytest
 from fovea import doctor
 from fovea.support import FAMILIES, FEATURES, LEVELS, known, read, table
 from tests.browser import Browser
+
+# a shell that starts the tests in the background has SIGINT ignored, which the runs under test would take over
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):

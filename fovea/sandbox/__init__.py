@@ -199,6 +199,8 @@ def _system() -> tuple[list[str], list[tuple[str, str]]]:
             raise Unavailable(
                 f"sandbox: this Python lies in {prefix}, with which private files would be shown; expected a folder of its own (a venv)"
             )
+        if any(Path(prefix).is_relative_to(hidden) for hidden in ("/tmp", "/dev", SCRATCH)):
+            raise Unavailable(f"sandbox: this Python lies in {prefix}, and programs get a /tmp of their own; expected a venv outside /tmp")
         if not any(Path(prefix).is_relative_to(s) for s in shown):
             shown.append(prefix)
     return shown, links

@@ -171,7 +171,7 @@ def test_a_run_whose_optimizer_is_a_pickle_is_refused(tmp_path, mark):
     folder.mkdir()
     (folder / ckpt.OPTIMIZER).write_bytes(pickle.dumps(Bomb(mark)))
     state = {"step": 1, "files": {ckpt.OPTIMIZER: ckpt.sha256(folder / ckpt.OPTIMIZER)}}
-    (folder / ckpt.STATE).write_text(json.dumps(state))
+    (folder / ckpt.STATE).write_text(json.dumps(ckpt.sealed(state)))
     weight = torch.nn.Parameter(torch.zeros(2))
     with pytest.raises(ckpt.CheckpointError, match="expected safetensors"):
         ckpt.load_optimizer(ckpt.read(folder), torch.optim.AdamW([weight]))
@@ -284,7 +284,7 @@ def test_a_checkpoint_cannot_name_files_outside_itself(tmp_path):
     folder = tmp_path / "step-000001"
     folder.mkdir()
     for name in ("../secret", str(tmp_path / "secret"), "a/../../secret"):
-        (folder / ckpt.STATE).write_text(json.dumps({"step": 1, "files": {name: "0"}}))
+        (folder / ckpt.STATE).write_text(json.dumps(ckpt.sealed({"step": 1, "files": {name: "0"}})))
         with pytest.raises(ckpt.CheckpointError, match="outside the checkpoint"):
             ckpt.read(folder)
 
