@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fovea import starts
 from fovea.device import check as check_device
 from fovea.recipe import Recipe
 from fovea.trainer import checkpoint as ckpt
@@ -46,15 +47,18 @@ class Run:
 
 
 def load_policy(model: str | Path = "tiny", **options: Any) -> HFVLM:
-    """A language policy from "tiny", a checkpoint folder, or a run folder (its last checkpoint). Options as in `HFVLM.load`."""
+    """A language policy from "tiny", a checkpoint folder, a run folder (its last checkpoint), or "SLUG:NAME", the model that a recipe makes
+    (`fovea.starts`). Options as in `HFVLM.load`.
+    """
     from transformers.utils.logging import disable_progress_bar
 
     from fovea.policies.hf_vlm import HFVLM
 
     disable_progress_bar()
     check_device(options.get("device", "cpu"))
-    found = ckpt.find(Path(model))
-    return HFVLM.load(found.model if found else model, **options)
+    given = starts.folder(str(model)) if starts.recipe(model) else model
+    found = ckpt.find(Path(given))
+    return HFVLM.load(found.model if found else given, **options)
 
 
 def train(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fovea import starts
 from fovea.device import problem
 from fovea.recipe import Recipe
 from fovea.types import Task, user
@@ -101,11 +102,11 @@ def checkpoint(model: str) -> Path | None:
     from fovea.policies.tiny_vlm import BASE_DIR
     from fovea.trainer.checkpoint import find
 
-    place = Path(model)
+    place = Path(starts.root(model))
     if not place.exists() and HUB_ID.fullmatch(model) and not place.parent.is_dir():
         return None
     run = find(place)
-    folder = run.model if run else BASE_DIR if model == "tiny" else place
+    folder = run.model if run else BASE_DIR if str(place) == "tiny" else place
     read_config(folder)
     return folder
 

@@ -39,7 +39,8 @@ class Recipe:
 
     Attributes:
       name: shown in the report and used for the default run folder.
-      model: "tiny" (ships with the package), a folder with a Hugging Face checkpoint, or a hub id (owner/name).
+      model: "tiny" (ships with the package), a folder with a Hugging Face checkpoint, a hub id (owner/name), or "SLUG:NAME": what another
+        recipe makes, trained first (see fovea.starts).
       freeze: parts that are not trained: "tower" (vision encoder), "projector" (vision-to-text merger), "text" (all else).
       lora: adapters that are trained instead of the weights (`rank` 0: none).
       dtype: "float32" or "bfloat16" for weights and activations; "float64" to compare runs exactly.

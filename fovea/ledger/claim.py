@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from fovea import starts
 from fovea.ledger.measures import Accuracy, Finished
 from fovea.systems import module_name
 
@@ -162,6 +163,8 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     found = {k: v for k, v in differs(recipe, Recipe()).items() if k not in RUNNING | {"seed", "method", "sampling"}}
     method = recipe.method
     found["method"] = {"type": type(method).__name__, **differs(method, type(method)())}
+    if (start := starts.recipe(recipe.model)) is not None:
+        found["start"] = {"seed": start.seed, **settings(start)}
     return plain({**found, "sampling": differs(recipe.sampling, type(recipe.sampling)())})
 
 

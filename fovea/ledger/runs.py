@@ -25,6 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fovea import starts
 from fovea.ledger.claim import Claim, arm_recipe, digest, measured_recipe, read, settings
 from fovea.ledger.measures import Finished
 from fovea.report.run import read_jsonl, surroundings, write_json
@@ -76,7 +77,7 @@ def run_recipe(tiny: Recipe, claim: Claim, arm: str, seed: int, quick: bool = Fa
     """The recipe as it is run: one thread, no evaluation on the way unless the plot shows it."""
     recipe = arm_recipe(tiny, claim.arms[arm])
     if quick:
-        recipe = recipe.replace(**{k: min(v, getattr(recipe, k)) for k, v in QUICK.items()})
+        recipe = recipe.replace(model=starts.root(recipe.model), **{k: min(v, getattr(recipe, k)) for k, v in QUICK.items()})
     on_the_way = recipe.eval_tasks if claim.curve.startswith("eval/") else 0
     often = 10 if recipe.steps <= 200 else 50
     return recipe.replace(seed=seed, threads=1, keep=1, checkpoint_every=often, eval_tasks=on_the_way)
@@ -97,10 +98,11 @@ def tasks_of(claim: Claim, quick: bool) -> int:
 
 @cache
 def weights(model: str) -> str:
-    """Hash of a checkpoint's weights; the name where they are not here."""
+    """Hash of a checkpoint's weights; the name where they are not here. A model that a recipe makes is made first."""
     from fovea.policies.tiny_vlm import BASE_DIR
 
-    files = sorted((BASE_DIR if model == "tiny" else Path(model)).glob("*.safetensors"))
+    place = BASE_DIR if model == "tiny" else starts.folder(model) if starts.recipe(model) else Path(model)
+    files = sorted(place.glob("*.safetensors"))
     if not files:
         return model
     hashes = [hashlib.sha256(f.read_bytes()).hexdigest() for f in files]

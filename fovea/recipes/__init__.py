@@ -1,4 +1,7 @@
-"""One file per system, named by its slug: `tiny` runs on a laptop, `real` on a GPU, `CLAIM` says what should come out."""
+"""One file per system, named by its slug: `tiny` runs on a laptop, `real` on a GPU, `CLAIM` says what should come out.
+
+A file may hold further recipes, such as `warm`, whose result another recipe starts from (`fovea.starts`).
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,8 @@ def slugs() -> tuple[str, ...]:
 
 
 def names() -> list[str]:
-    """Every name that `get` takes: a slug for the laptop form, ``slug:real`` for the full-size one."""
-    return [n for slug in slugs() for n in ([slug, f"{slug}:real"] if hasattr(_module(slug), "real") else [slug])]
+    """Every name that `get` takes: a slug for the laptop form, ``slug:real`` for the full-size one, ``slug:NAME`` for another one there."""
+    return [n for slug in slugs() for n in (slug, *(f"{slug}:{size}" for size in _sizes(slug) if size != "tiny"))]
 
 
 def get(name: str) -> Recipe:
@@ -35,7 +38,7 @@ def get(name: str) -> Recipe:
       ValueError: no such recipe; the message holds the nearest and all names.
     """
     slug, _, size = name.partition(":")
-    if slug not in slugs() or size not in ("", "tiny", "real") or not hasattr(_module(slug), size or "tiny"):
+    if slug not in slugs() or (size or "tiny") not in _sizes(slug):
         near = difflib.get_close_matches(name, names(), n=1)
         raise ValueError(f"no recipe {name!r}{f', did you mean {near[0]!r}?' if near else ''}; there are: {', '.join(names())}")
     return getattr(_module(slug), size or "tiny")
@@ -45,7 +48,14 @@ def summary(name: str) -> str:
     """The first line of a recipe's file, with its size."""
     slug, _, size = name.partition(":")
     first = (_module(slug).__doc__ or "").strip().split("\n")[0].rstrip(".")
-    return first + (" (full size)" if size == "real" else "")
+    return first + {"": "", "real": " (full size)"}.get(size, f" ({size})")
+
+
+def _sizes(slug: str) -> list[str]:
+    """The names of the recipes in a file, as they stand there."""
+    from fovea.recipe import Recipe
+
+    return [name for name, thing in vars(_module(slug)).items() if isinstance(thing, Recipe)]
 
 
 def _module(slug: str):

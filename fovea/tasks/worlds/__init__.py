@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -107,6 +107,21 @@ class World:
     split: str = "train"
     seed: int = 0
     levels: Sequence[int] = ()
+
+    @classmethod
+    def named(cls, what: str, split: str, seed: int) -> World:
+        """The families of "count,colour"; all of them for "".
+
+        Raises:
+          ValueError: an unknown family, with the known ones.
+        """
+        names = tuple(n for n in what.split(",") if n) or tuple(FAMILIES)
+        if unknown := [n for n in names if n not in FAMILIES]:
+            raise ValueError(f"data 'worlds:{what}': no family {', '.join(unknown)}; there are: {', '.join(FAMILIES)}")
+        return cls(names, split, seed)
+
+    def heldout(self) -> World:
+        return replace(self, split="heldout")
 
     def __getitem__(self, i: int) -> Task:
         if i < 0:
