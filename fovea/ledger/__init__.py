@@ -10,6 +10,6 @@ plot.py       the picture of a row
 """
 
 from fovea.ledger.claim import Claim
-from fovea.ledger.measures import Accuracy, Area, Last, Length
+from fovea.ledger.measures import Accuracy, Area, Last, Length, Part
 
-__all__ = ["Accuracy", "Area", "Claim", "Last", "Length"]
+__all__ = ["Accuracy", "Area", "Claim", "Last", "Length", "Part"]

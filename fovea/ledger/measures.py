@@ -19,7 +19,8 @@ class Finished:
 
     Attributes:
       rows: one mapping per training step, as in metrics.jsonl.
-      answers: one mapping per held-out task: task, source, correct (0 to 1), length (action units), cut (at the length limit).
+      answers: one mapping per held-out task: task, source, correct (0 to 1), length (action units), cut (at the length limit), parts (the
+        verifier's named parts; a weighted sum's are "accuracy", "accuracy/precision", ...).
       unscored: how many held-out answers are not among these, because they could not be scored.
     """
 
@@ -69,6 +70,30 @@ class Length:
     def __call__(self, run: Finished) -> dict[str, float]:
         kept = (a for a in run.answers if self.of == "all" or (a["correct"] >= 0.5) == (self.of == "right"))
         return {a["task"]: float(a["length"]) for a in kept}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A named part of the verdict on every held-out answer that has it. `sources` keeps only those data sources."""
+
+    part: str
+    sources: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"held-out {self.part}"
+
+    def __call__(self, run: Finished) -> dict[str, float]:
+        """
+        Raises:
+          ValueError: no held-out answer has this part; the message names those there are.
+        """
+        asked = [a for a in run.answers if not self.sources or a["source"] in self.sources]
+        found = {a["task"]: float(a["parts"][self.part]) for a in asked if self.part in a["parts"]}
+        if not found:
+            known = sorted({p for a in asked for p in a["parts"]})
+            raise ValueError(f"no held-out answer has the part {self.part!r}; their parts are {', '.join(known) or 'none'}")
+        return found
 
 
 @dataclass(frozen=True)

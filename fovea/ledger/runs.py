@@ -153,7 +153,8 @@ def answers(group: Any) -> Iterator[dict[str, Any]]:
 
     for e in group.episodes:
         if e.score is not None and e.score.ok:
-            yield {"task": e.task.id, "source": e.task.source, "correct": outcome(e), "length": e.length, "cut": e.stop == "length"}
+            known = {"task": e.task.id, "source": e.task.source, "correct": outcome(e), "length": e.length, "cut": e.stop == "length"}
+            yield known | {"parts": dict(e.score.parts)}
 
 
 def watch(folder: Path, seconds: float | None, parent: int) -> Callable[[int, dict[str, float]], bool]:

@@ -26,7 +26,7 @@ def run(correct, lengths=(), entropy=(), accuracy=(0.5,)):
     """A finished run whose held-out answers are right or wrong as in `correct`."""
     lengths = lengths or [10] * len(correct)
     answers = [
-        {"task": f"t{i}", "source": "count", "correct": float(c), "length": n, "cut": False}
+        {"task": f"t{i}", "source": "count", "correct": float(c), "length": n, "cut": False, "parts": {"half": c / 2}}
         for i, (c, n) in enumerate(zip(correct, lengths))
     ]
     steps = max(len(entropy), len(accuracy))

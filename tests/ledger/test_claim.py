@@ -1,6 +1,6 @@
 import pytest
 
-from fovea.ledger import Accuracy, Claim, Last, Length
+from fovea.ledger import Accuracy, Claim, Last, Length, Part
 from fovea.ledger.claim import arm_recipe, arms_hash, claimed, digest, measured_recipe, read, settings
 from fovea.ledger.runs import plan, run_key
 from fovea.recipe import Recipe
@@ -146,6 +146,11 @@ def test_measures_by_hand():
     assert Length()(found) == {"t0": 4, "t1": 6, "t2": 8}
     assert Length(of="wrong")(found) == {"t1": 6, "t2": 8}
     assert Length(of="right")(found) == {"t0": 4}
+    assert Part("half")(found) == {"t0": 0.5, "t1": 0, "t2": 0.1}
+    with pytest.raises(ValueError, match="no held-out answer has the part 'whole'; their parts are half"):
+        Part("whole")(found)
+    with pytest.raises(ValueError, match="has the part 'half'; their parts are none"):
+        Part("half", sources=("other",))(found)
     assert Last("policy/entropy", steps=2)(found) == 1.5
     with pytest.raises(ValueError, match="no step of the run has 'policy/kl'; its metrics are policy/entropy, step"):
         found.column("policy/kl")
