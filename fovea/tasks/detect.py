@@ -11,14 +11,13 @@ Kinds (several, separated by commas, are dealt in turn):
 * ``ovd_new``, ``rec_new``: the same with sides of lengths, and with pairs of colour and shape, that the others never show;
 * ``ovd_noisy``, ``rec_noisy``: for warm starts: in `meta["response"]` a fifth of the boxes is wrong, and some are too many.
 
-A picture has 64 x 64 pixels. Gold boxes are pixels, as for every verifier; an answer counts in `GRID` steps over a side, so that a coordinate
-is a word or two, and a box is one edge beside the truth where it is a little wrong. Which pictures are held out is decided by what is
-drawn, as in `fovea.tasks.worlds`.
+A picture has 64 x 64 pixels. Gold boxes are pixels, as for every verifier; an answer counts in `GRID` steps over a side, so that a
+coordinate is a token or two. Which pictures are held out is decided by what is drawn, as in `fovea.tasks.worlds`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,7 +128,7 @@ def make(kind: str, index: int, split: str = "train", seed: int = 0) -> Task:
       ValueError: an unknown kind or split.
     """
     if kind not in KINDS or split not in SPLITS:
-        raise ValueError(f"detect: found kind {kind!r} and split {split!r}, expected one of {', '.join(KINDS)} and one of {', '.join(SPLITS)}")
+        raise ValueError(f"detect: found kind {kind!r}, split {split!r}; expected one of {', '.join(KINDS)} and of {', '.join(SPLITS)}")
     task, _, form = kind.partition("_")
     entropy = [seed, KINDS.index(kind), SPLITS.index(split), index]
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
@@ -207,17 +206,14 @@ class Detect:
         kinds = tuple(k for k in what.split(",") if k) or ("ovd",)
         unknown = [k for k in kinds if k not in KINDS]
         if unknown:
-            raise ValueError(f"detect: no kind {', '.join(unknown)}; there are: {', '.join(KINDS)}")
+            raise ValueError(f"data 'detect:{what}': no kind {', '.join(unknown)}; there are: {', '.join(KINDS)}")
         return cls(kinds, split, seed)
+
+    def heldout(self) -> Detect:
+        return Detect(self.kinds, "heldout", self.seed)
 
     def __getitem__(self, i: int) -> Task:
         if i < 0:
             raise IndexError(f"index: found {i}, expected 0 or more (the source has no end to count from)")
         turn, which = divmod(i, len(self.kinds))
         return make(self.kinds[which], turn, self.split, self.seed)
-
-    def __iter__(self) -> Iterator[Task]:
-        i = 0
-        while True:
-            yield self[i]
-            i += 1

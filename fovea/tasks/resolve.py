@@ -7,6 +7,7 @@ from typing import Any
 
 SOURCES: dict[str, str] = {
     "worlds": "fovea.tasks.worlds:World",
+    "detect": "fovea.tasks.detect:Detect",
 }
 """Procedural sources by name. ``data="NAME:what"`` calls the class method ``named(what, split, seed)``; split is "train" or "heldout"."""
 

@@ -1,4 +1,3 @@
-import itertools
 import json
 
 import numpy as np
@@ -6,6 +5,7 @@ import pytest
 
 from fovea.checks import check_source
 from fovea.tasks.detect import ASKED, KINDS, NEW_PAIRS, NEW_SIDES, NOISE, SIDES, STEP, Detect, make
+from fovea.tasks.resolve import pair
 from fovea.tasks.worlds.families import COLOURS, SHAPES
 from fovea.types import Context, Episode, Group, Turn
 from fovea.verifiers import resolve
@@ -101,13 +101,16 @@ def test_a_task_is_a_function_of_its_address_and_no_held_out_picture_is_drawn_in
 
 def test_sources_deal_their_kinds_in_turn_and_pass_the_contract():
     source = Detect.named("ovd,rec", "train", 5)
-    assert [t.source for t in itertools.islice(source, 4)] == ["ovd", "rec", "ovd", "rec"]
+    assert [t.source for t in (source[i] for i in range(4))] == ["ovd", "rec", "ovd", "rec"]
     assert source[2].id == "ovd/train/5/1"
     check_source(source)
+    train, heldout = pair("detect:ovd,rec", seed=5)
+    assert (train, heldout) == (source, Detect(("ovd", "rec"), "heldout", 0))
+    assert pair(source)[1].split == "heldout"
     assert Detect.named("", "heldout", 0).kinds == ("ovd",)
-    with pytest.raises(ValueError, match="detect: no kind ov; there are: ovd, rec, ovd_new"):
+    with pytest.raises(ValueError, match="data 'detect:ov': no kind ov; there are: ovd, rec, ovd_new"):
         Detect.named("ov", "train", 0)
     with pytest.raises(IndexError, match="expected 0 or more"):
         source[-1]
-    with pytest.raises(ValueError, match="found kind 'ovd' and split 'test'"):
+    with pytest.raises(ValueError, match="found kind 'ovd', split 'test'"):
         make("ovd", 0, "test")
