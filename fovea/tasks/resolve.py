@@ -8,6 +8,8 @@ from typing import Any
 SOURCES: dict[str, str] = {
     "worlds": "fovea.tasks.worlds:World",
     "detect": "fovea.tasks.detect:Detect",
+    "jigsaw": "fovea.tasks.jigsaw:Jigsaw",
+    "photos": "fovea.tasks.photos:Photos",
 }
 """Procedural sources by name. ``data="NAME:what"`` calls the class method ``named(what, split, seed)``; split is "train" or "heldout"."""
 

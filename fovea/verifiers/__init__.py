@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fovea.types import Task, Verifier
-from fovea.verifiers import answers, detection
+from fovea.verifiers import answers, detection, permutation
 from fovea.verifiers.core import FunctionVerifier, PerEpisode, Unscorable, as_score, function
 from fovea.verifiers.form import format, length, random
 from fovea.verifiers.mathematics import math
@@ -26,6 +26,7 @@ from fovea.verifiers.weighted import Weighted, weighted
 VERIFIERS: dict[str, Callable[..., Verifier]] = {
     **answers.FACTORIES,
     **detection.FACTORIES,
+    **permutation.FACTORIES,
     "math": math,
     "program": program,
     "format": format,

@@ -12,11 +12,12 @@ held-out fifth, whatever family, seed or index draws it: a held-out scene can ne
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from PIL.Image import Image
 
 from fovea.tasks.worlds.families import FAMILIES, Family, Item, scene_boxes
 from fovea.types import Task, user
@@ -50,8 +51,13 @@ def draw_item(family: str, index: int, split: str = "train", seed: int = 0, leve
             return item, level or drawn
 
 
-def make(family: str, index: int, split: str = "train", seed: int = 0, level: int | None = None) -> Task:
-    """The index-th task of a family. `meta` holds family, level, split, key and the texts that pretraining uses."""
+def make(
+    family: str, index: int, split: str = "train", seed: int = 0, level: int | None = None, paint: Callable[[Item], Image] | None = None
+) -> Task:
+    """The index-th task of a family. `meta` holds family, level, split, key and the texts that pretraining uses.
+
+    paint: draws the item in another way than its own.
+    """
     item, drawn = draw_item(family, index, split, seed, level)
     meta = {
         "family": family,
@@ -69,7 +75,7 @@ def make(family: str, index: int, split: str = "train", seed: int = 0, level: in
         id=f"{family}/{split}/{seed}/{index}" + (f"/L{level}" if level else ""),
         source=family,
         prompt=user(item.question),
-        images=(item.paint(),),
+        images=(paint(item) if paint else item.paint(),),
         answer=item.answer,
         verifier=item.verifier,
         params=item.params,
