@@ -98,7 +98,7 @@ def probe_tasks() -> list[Task]:
     from PIL import Image
 
     image = Image.new("RGB", (32, 24), "white")
-    answers: list[Any] = ["4", 4, "B", [4, 4, 20, 20], ["a", "b"], {"cat": 2}, [{"label": "cat", "bbox_2d": [4, 4, 20, 20]}]]
+    answers: list[Any] = ["4", 4, "B", [4, 4, 20, 20], ["a", "b"], {"cat": 2}, [{"label": "cat", "bbox_2d": [4, 4, 20, 20]}], [2, 3, 1]]
     return [Task(f"probe-{i}", "probe", user("What is shown?"), (image,), answer=a) for i, a in enumerate(answers)]
 
 

@@ -27,6 +27,7 @@ PARTS: tuple[tuple[str, str, str], ...] = (
     ("matplotlib", "plots", "figures"),
     ("gymnasium", "envs", "simulators"),
     ("av", "video", "video files"),
+    ("skimage", "photos", "`--data photos`"),
     ("peft", "lora", "adapters (LoRA)"),
     ("bitsandbytes", "gpu", "8-bit and paged optimizers, QLoRA"),
     ("trl", "bench", "the peer in `fovea bench step --vs trl`"),

@@ -7,6 +7,7 @@ label of the piece that belongs there.
     "jigsaw:3x3-apart"    the same as nine pictures, each after its label: the paper's form
     "jigsaw:clip"         six pieces of a drawn clip, one frame of each on one sheet; "jigsaw:clip-apart" shows them as clips
     "jigsaw:depth"        points of a drawn scene, from the nearest to the farthest
+    "jigsaw:3x3-noisy"    for warm starts: `meta["response"]` mixes up half of the labels, and is still an order of 1 to K
     "jigsaw:3x3@FOLDER"   the same from the pictures of a folder; "clip@FOLDER" from its clips, or from pans over its pictures;
                           "depth@FOLDER" from pictures with a depth map in metres beside them (`room.jpg`, `room.depth.npy`)
 
@@ -35,6 +36,7 @@ from fovea.video import Video, probe, read_frames
 
 SHEET, GAP = 60, 2
 """Pixels: side of a picture whose tiles are shown on one sheet, and between two tiles; three rows fill the tiny model's 64."""
+NOISE = 0.5
 LEAST_TILE = 28
 """Pixels: smallest side of a tile that is shown as a picture of its own; smaller pictures are left out."""
 CLIP_PIECES, CLIP_FRAMES, TRIM = 6, 12, 0.05
@@ -283,12 +285,14 @@ class Variant:
     Attributes:
       kind: "tiles", "clip" or "depth". rows, columns: of the sheet, or of the picture that is cut.
       apart: every piece is a picture or clip of its own after its label, as in the paper; else they stand on one sheet in reading order.
+      noisy: the given response mixes up a part of the labels.
     """
 
     kind: str
     rows: int
     columns: int
     apart: bool = False
+    noisy: bool = False
 
     @classmethod
     def read(cls, text: str) -> Variant:
@@ -296,15 +300,17 @@ class Variant:
         Raises:
           ValueError: no such variant, with those there are.
         """
-        name, apart = text.removesuffix("-apart"), text.endswith("-apart")
-        if name == "clip":
-            return cls("clip", 2, CLIP_PIECES // 2, apart)
-        if text == "depth":
-            return cls("depth", 1, 6)
+        name, *ways = text.split("-")
+        how = {way: way in ways for way in ("apart", "noisy")}
         grid = re.fullmatch(r"([1-9])x([1-9])", name)
-        if not grid or (rows := int(grid[1])) * (columns := int(grid[2])) < 2:
-            raise ValueError(f"jigsaw: found {text!r}, expected 2x2, 3x3, ..., clip (each also with -apart), or depth")
-        return cls("tiles", rows, columns, apart)
+        if set(ways) <= {*how} and not (name == "depth" and how["apart"]):
+            if name == "clip":
+                return cls("clip", 2, CLIP_PIECES // 2, **how)
+            if name == "depth":
+                return cls("depth", 1, 6, **how)
+            if grid and text[0] + text[2] != "11":
+                return cls("tiles", int(grid[1]), int(grid[2]), **how)
+        raise ValueError(f"jigsaw: found {text!r}, expected 2x2, 3x3, ... or clip, also with -apart, or depth; each also with -noisy")
 
     @property
     def pieces(self) -> int:
@@ -329,7 +335,7 @@ def task_of(variant: Variant, given: Any, rng: np.random.Generator, *, id: str, 
     else:
         tiles = variant.kind == "tiles"
         pieces = cut(given, variant.rows, variant.columns) if tiles else pieces_of(given)
-        shown, answer = shuffle(pieces, rng.permutation(variant.pieces))
+        shown, answer = shuffle(pieces, rng.permutation(variant.pieces).tolist())
         order = "row by row, from the top left to the bottom right" if tiles else "in the order of time"
         if variant.apart:
             thing, word, kind = ("picture", "Tile", "image") if tiles else ("clip", "Clip", "video")
@@ -340,13 +346,21 @@ def task_of(variant: Variant, given: Any, rng: np.random.Generator, *, id: str, 
             stills = shown if tiles else [frames[len(frames) // 2] for frames in shown]
             prompt = _asked("Order the tiles." if tiles else "Order the frames in time.")
             images = (assemble(stills, range(1, variant.pieces + 1), variant.rows, variant.columns, GAP),)
-    said = ("," if variant.apart else "").join(f" {k}" for k in answer).strip()
+    told = misplaced(answer, rng) if variant.noisy else answer
+    said, gold = (("," if variant.apart else "").join(f" {k}" for k in order).strip() for order in (told, answer))
     meta = {
-        "gold": said,
+        "gold": gold,
         "response": ("<think>I look where one piece goes on in another.</think>" if variant.apart else "") + f"<answer>{said}</answer>",
         "pieces": variant.pieces,
     }
     return Task(id, source, prompt, images, answer, "permutation", params, meta)
+
+
+def misplaced(answer: Sequence[int], rng: np.random.Generator) -> tuple[int, ...]:
+    """The same order with a part of its labels, each of them taken with probability `NOISE`, dealt anew among their places."""
+    told, places = np.array(answer), np.flatnonzero(rng.random(len(answer)) < NOISE)
+    told[places] = rng.permutation(told[places])
+    return tuple(told.tolist())
 
 
 @dataclass(frozen=True)
@@ -397,7 +411,7 @@ def drawing(variant: Variant, folder: Path | None) -> Draw:
         return frames if variant.apart else lambda rng, split, side: [f.resize((20, 31)) for f in frames(rng, split, side)]
     if folder is None:
         return scene
-    whole = _pictures(folder, LEAST_TILE * max(variant.rows, variant.columns))
+    whole = _pictures(folder, LEAST_TILE * max(variant.rows, variant.columns) if variant.apart else SHEET)
     return whole if variant.apart else lambda rng, split, side: square(whole(rng, split, side), side)
 
 

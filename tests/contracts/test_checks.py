@@ -41,9 +41,9 @@ def breaks(rule, call, *args, said="", **kwargs):
 
 # -- verifiers ------------------------------------------------------------------------------------------------------------------
 
-WORD, NUMBER, LETTER, BOX, ITEMS, COUNTS, BOXES = probe_tasks()
+WORD, NUMBER, LETTER, BOX, ITEMS, COUNTS, BOXES, ORDER = probe_tasks()
 GOLD = {"choice": LETTER, "number": NUMBER, "box_iou": BOX, "point_in_box": BOX, "set": ITEMS, "count": COUNTS}
-GOLD |= {"detection": BOXES, "criterion": BOXES}
+GOLD |= {"detection": BOXES, "criterion": BOXES, "permutation": ORDER}
 PARAMS = {"length": {"unit": "chars", "max": 9}, "weighted": {"parts": {"right": (1.0, "exact"), "form": (0.1, "format")}}}
 
 

@@ -56,8 +56,8 @@ def test_a_derangement_earns_the_form_and_nothing_else():
 
 def test_a_random_order_is_worth_a_fifth_of_a_ninth_on_average():
     rng = np.random.default_rng(0)
-    draws = [score(rng.permutation(9) + 1, format=0.0).parts["accuracy"] for _ in range(3000)]
-    assert np.mean(draws) == pytest.approx(0.2 / 9, abs=0.002)
+    draws = [score(rng.permutation(9) + 1, format=0.0).parts["accuracy"] for _ in range(1500)]
+    assert np.mean(draws) == pytest.approx(0.2 / 9, abs=0.003)
 
 
 def test_no_order_is_right_in_all_places_but_one():
@@ -100,14 +100,14 @@ def test_gold_that_is_no_order_is_a_failure_and_the_rule_is_one_of_two():
         build("permutation", {"rule": "other"})
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.permutations(range(1, 10)), st.permutations(range(1, 10)))
 def test_the_pay_counts_the_places_that_are_right(gold, said):
     placed = sum(a == b for a, b in zip(gold, said))
     assert score(said, gold=gold).parts["accuracy"] == pytest.approx(1.0 if placed == 9 else 0.2 * placed / 9)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.text(max_size=60) | st.lists(st.floats() | st.integers() | st.none(), max_size=6))
 def test_any_answer_is_an_order_or_none(value):
     order = parse_permutation(value)
