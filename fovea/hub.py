@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fovea import __version__
+from fovea.files import write_json
 from fovea.report import card
-from fovea.report.run import write_json
 
 ALLOWED = {".safetensors", ".json", ".jinja", ".txt", ".model", ".md", ".png", ".svg"}
 """Endings of files that a model consists of and that hold no code for Python; LICENSE and NOTICE go as well."""

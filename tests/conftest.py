@@ -28,6 +28,17 @@ def pytest_addoption(parser):
 
 
 @pytest.fixture
+def one_thread():
+    """torch on one thread, as small models are fastest."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def browser(tmp_path_factory):
     """A headless browser (tests/browser.py)."""
     program = doctor.browser()

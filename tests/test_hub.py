@@ -8,10 +8,10 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from fovea import api, cli, hub
+from fovea.files import write_json
 from fovea.policies.hf_vlm import HFVLM
 from fovea.policies.lora import LoRA
 from fovea.report import card
-from fovea.report.run import write_json
 from fovea.trainer import checkpoint as ckpt
 from tests import hub_standin
 from tests.policies.tiny_checkpoints import build, picture

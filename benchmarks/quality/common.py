@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fovea.bench import measure
+from fovea.files import write_text
 
 HERE = Path(__file__).resolve().parent
 PARTS = HERE / "parts"
@@ -22,9 +23,7 @@ def read(name: str) -> dict[str, Any]:
 
 def write(path: Path, value: Any) -> None:
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
-    partial.rename(path)
+    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def run_parts(commands: Iterable[list[str]], jobs: int) -> None:

@@ -46,23 +46,10 @@ class Family:
 
 # -- damage --------------------------------------------------------------------------------------------------------------------
 
-TOKENS = [
-    b"\0",
-    b"\xff\xff\xff\xff",
-    b"\x7f\xff\xff\xff",
-    b"\x80\0\0\0",
-    b"\xff",
-    b"-1",
-    b"{",
-    b"[",
-    b'"',
-    b"\\u",
-    b"\n",
-    b",",
-    b"9" * 400,
-    b"null",
-    b"NaN",
-]
+# fmt: off
+TOKENS = [b"\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\xff", b"-1", b"{", b"[", b'"', b"\\u", b"\n", b",", b"9" * 400,
+          b"null", b"NaN"]
+# fmt: on
 
 
 def damaged(rng: Random, data: bytes) -> bytes:
@@ -91,49 +78,15 @@ def damaged(rng: Random, data: bytes) -> bytes:
     return bytes(out)
 
 
+# fmt: off
 TEXTS = [
-    *(
-        "",
-        " ",
-        "x",
-        "How many?",
-        "<image>",
-        "<image><image>How many?",
-        "3",
-        "07",
-        "1,234",
-        "-0",
-        "nan",
-        "inf",
-        "1e400",
-        "50%",
-        "[1, 2, 3, 4]",
-    ),
-    *("[4,3,2,1]", "A", "(B)", "yes", "<answer>3</answer>", "\\boxed{3}", "<answer></answer>", "<think>", "a.png", "b.jpg", "../a.png"),
-    *(
-        "/etc/passwd",
-        "missing.png",
-        "text.png",
-        "http://x/y.png",
-        "data:image/png;base64,AAAA",
-        "data:,",
-        '["a.png", "b.jpg"]',
-        '["a", "b"]',
-    ),
-    *(
-        "[",
-        "{",
-        '[{"role": "user", "content": "x"}]',
-        '[{"role": 1}]',
-        '{"tolerance": 1}',
-        '{"cat": 2}',
-        "number",
-        "exact",
-        "choice",
-        "math",
-    ),
-    *("box_iou", "no-such-verifier", "weighted", "random", "length", "\u2028", "\x00", "é", "\U0001f600", "\ud800", "a" * 300, "٣", "²"),
+    "", " ", "x", "How many?", "<image>", "<image><image>How many?", "3", "07", "1,234", "-0", "nan", "inf", "1e400", "50%", "[1, 2, 3, 4]",
+    "[4,3,2,1]", "A", "(B)", "yes", "<answer>3</answer>", "\\boxed{3}", "<answer></answer>", "<think>", "a.png", "b.jpg", "../a.png",
+    "/etc/passwd", "missing.png", "text.png", "http://x/y.png", "data:image/png;base64,AAAA", "data:,", '["a.png", "b.jpg"]', '["a", "b"]',
+    "[", "{", '[{"role": "user", "content": "x"}]', '[{"role": 1}]', '{"tolerance": 1}', '{"cat": 2}', "number", "exact", "choice", "math",
+    "box_iou", "no-such-verifier", "weighted", "random", "length", "\u2028", "\x00", "é", "\U0001f600", "\ud800", "a" * 300, "٣", "²",
 ]
+# fmt: on
 NUMBERS = [0, 1, -1, 3, 0.5, -0.0, 1e308, 1e-320, float("nan"), float("inf"), 10**18, 10**400, 2**63, True, False, None]
 
 
@@ -572,59 +525,13 @@ def read_recipe(given: tuple[str, dict[str, Any]], folder: Path) -> bool:
     return True
 
 
-WORDS = [
-    "tiny",
-    "grpo",
-    "dapo",
-    "runs/x",
-    "a.py:b",
-    "missing.py:x",
-    "worlds",
-    "worlds:count",
-    "worlds:nothing",
-    "methods",
-    "recipes",
-    "R.ft",
-]
-OPTIONS = [
-    *(
-        "--help",
-        "-h",
-        "--json",
-        "--dry-run",
-        "--quiet",
-        "--out",
-        "--resume",
-        "--tasks",
-        "--temperature",
-        "--samples",
-        "--export",
-        "--image",
-    ),
-    *("--text", "--merged", "--adapter", "--host", "--port", "--token", "--max-rows", "--tag", "--all", "--status", "--quick", "--seeds"),
-    *("--", "-", "---", "--=", "--steps", "--steps=", "--method.eps-hi", "--sampling.top-p", "--method", "--lora.rank", "--no-such", "-x"),
-]
-VALUES = [
-    "",
-    "0",
-    "1",
-    "-1",
-    "1.5",
-    "nan",
-    "inf",
-    "1e400",
-    "9" * 5000,
-    "true",
-    "maybe",
-    "none",
-    "a,b",
-    ",",
-    "tower,text",
-    "=",
-    "\0",
-    "é",
-    "x" * 2000,
-]
+WORDS = "tiny grpo dapo runs/x a.py:b missing.py:x worlds worlds:count worlds:nothing methods recipes R.ft".split()
+OPTIONS = (
+    "--help -h --json --dry-run --quiet --out --resume --tasks --temperature --samples --export --image --text --merged --adapter --host "
+    "--port --token --max-rows --tag --all --status --quick --seeds -- - --- --= --steps --steps= --method.eps-hi --sampling.top-p "
+    "--method --lora.rank --no-such -x"
+).split()
+VALUES = ["", *"0 1 -1 1.5 nan inf 1e400".split(), "9" * 5000, *"true maybe none a,b , tower,text =".split(), "\0", "é", "x" * 2000]
 
 
 def make_command(rng: Random, folder: Path) -> list[str]:
@@ -710,16 +617,8 @@ def bodies() -> tuple[tuple[str, dict[str, Any]], ...]:
     Image.new("RGB", (4, 4)).save(file, "PNG")
     url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
     shown = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "hi"}]
-    sampling = {
-        "n": 2,
-        "max_tokens": 2,
-        "temperature": 1.0,
-        "top_p": 0.9,
-        "top_k": 3,
-        "stop": ["a"],
-        "seed": 1,
-        "logit_bias": {"257": -100},
-    }
+    drawn = {"n": 2, "max_tokens": 2, "temperature": 1.0, "top_p": 0.9, "top_k": 3}
+    sampling = {**drawn, "stop": ["a"], "seed": 1, "logit_bias": {"257": -100}}
     return (
         ("/v1/completions", {"prompt": [10, 20], "logprobs": 1, **sampling, "model": "fake", "return_token_ids": True}),
         ("/v1/completions", {"prompt": "hi", "max_tokens": 2, "seeds": [1, 2], "n": 2}),
@@ -753,9 +652,7 @@ def make_request(rng: Random, folder: Path) -> tuple[str, bytes]:
         raw = damaged(rng, raw)
     method = rng.choice(("POST", "POST", "POST", "POST", "GET", "PUT", ""))
     if rng.random() < 0.1:
-        path = rng.choice(
-            ("/health", "/v1/models", "/weight_info", "/pause", "/resume", "/nowhere", "/sleep", "/wake_up", "*", "/?a=b", "//")
-        )
+        path = rng.choice("/health /v1/models /weight_info /pause /resume /nowhere /sleep /wake_up * /?a=b //".split())
     if path in ("/pause", "/sleep"):  # they would stop all that follow
         path = "/is_paused"
     length = rng.choice((len(raw),) * 8 + (len(raw) + 1, 0, -1, 10**12, "x", "1_0"))  # type: ignore[operator]
@@ -766,15 +663,10 @@ def make_request(rng: Random, folder: Path) -> tuple[str, bytes]:
 
 
 def make_reply(rng: Random) -> bytes:
-    row = {
-        "index": 0,
-        "token_ids": [1, 2],
-        "finish_reason": "length",
-        "logprobs": {"token_logprobs": [-0.5, -0.5]},
-        "prompt_token_ids": [10, 20],
-    }
+    said = {"token_logprobs": [-0.5, -0.5]}
+    row = {"index": 0, "token_ids": [1, 2], "finish_reason": "length", "logprobs": said, "prompt_token_ids": [10, 20]}
     reply: dict[str, Any] = {"choices": [row, {**row, "index": 1}], "weight_version": "1"}
-    target = rng.choice((reply, row, row, row["logprobs"]))
+    target = rng.choice((reply, row, row, said))
     if rng.random() < 0.8:
         target[rng.choice([*target, "x"])] = value(rng)
     raw = json.dumps(reply).encode()
@@ -820,49 +712,15 @@ def read_request(given: tuple[str, bytes], folder: Path) -> bool:
 
 # -- answers ---------------------------------------------------------------------------------------------------------------------
 
+# fmt: off
 PIECES = [
-    *("<answer>", "</answer>", "<think>", "</think>", "\\boxed{", "}", "{", "(", ")", "[", "]", ",", ", ", ".", ":", ";", "\n", " ", "  "),
-    *("1", "12", "0", "-", "+", "1,234", ".5", "3/4", "1/0", "\\frac{1}{2}", "\\frac{1}{0}", "1e5", "1e-9999", "9" * 70, "%", "\\%", "50%"),
-    *(
-        "A",
-        "B",
-        "(C)",
-        "D.",
-        "the answer is",
-        "option",
-        "or",
-        "and",
-        "yes",
-        "no",
-        "cat",
-        "two cats",
-        "3 dogs",
-        "a",
-        "x1",
-        "bbox_2d",
-        '"',
-        "'",
-    ),
-    *(
-        "```python\n",
-        "```\n",
-        "```",
-        "print(1)\n",
-        "$",
-        "\\",
-        "\0",
-        "\ud800",
-        "٣",
-        "²",
-        "½",
-        "\u2212",
-        "é",
-        "\U0001f600",
-        "\u2028",
-        "∞",
-        "nan",
-    ),
+    "<answer>", "</answer>", "<think>", "</think>", "\\boxed{", "}", "{", "(", ")", "[", "]", ",", ", ", ".", ":", ";", "\n", " ", "  ",
+    "1", "12", "0", "-", "+", "1,234", ".5", "3/4", "1/0", "\\frac{1}{2}", "\\frac{1}{0}", "1e5", "1e-9999", "9" * 70, "%", "\\%", "50%",
+    "A", "B", "(C)", "D.", "the answer is", "option", "or", "and", "yes", "no", "cat", "two cats", "3 dogs", "a", "x1", "bbox_2d", '"', "'",
+    "```python\n", "```\n", "```", "print(1)\n", "$", "\\", "\0", "\ud800", "٣", "²", "½", "\u2212", "é", "\U0001f600", "\u2028", "∞",
+    "nan",
 ]
+# fmt: on
 
 
 def text(rng: Random) -> str:
@@ -893,15 +751,8 @@ def read_answer(given: tuple[str, str], folder: Path) -> bool:
 
     said, gold = given
     options = ["red", "a cat", "", "B", gold[:40]]
-    for function in (
-        parse.boxed,
-        parse.extract_answer,
-        parse.normalise,
-        parse.parse_number,
-        parse.parse_items,
-        parse.parse_counts,
-        code_block,
-    ):
+    numbers = (parse.parse_number, parse.parse_items, parse.parse_counts)
+    for function in (parse.boxed, parse.extract_answer, parse.normalise, *numbers, code_block):
         quick(function, said)
     for function in (parse.find_numbers, parse.find_floats):  # callers give them the end of an answer
         quick(function, said[-parse.READ :])

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from fovea import doctor
-from fovea.report.run import RunFolder, surroundings, write_json
+from fovea.files import write_json
+from fovea.report.run import RunFolder, surroundings
 from fovea.report.view import save
 from fovea.tasks import worlds
 

@@ -23,6 +23,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from fovea.bench import flops, measure, workload
 from fovea.bench.measure import Time
 from fovea.bench.workload import SMALL, TASKS_PER_STEP, Cell
+from fovea.files import write_text
 
 ANCHOR = Cell(256, 32, 8)
 MEMORY = (Cell(256, 32, 8), Cell(1024, 32, 8))
@@ -261,9 +262,7 @@ class Bench:
         """Replace the result file in one piece."""
         out: Path = self.args.out
         out.parent.mkdir(parents=True, exist_ok=True)
-        aside = out.with_suffix(".tmp")
-        aside.write_text(json.dumps(self.result, indent=1) + "\n")
-        aside.replace(out)
+        write_text(out, json.dumps(self.result, indent=1) + "\n")
 
     def note(self, text: str) -> None:
         print(f"{time.perf_counter() - self.began:7.0f} s  {text}", file=sys.stderr, flush=True)

@@ -109,8 +109,10 @@ def build_checkpoint(folder: Path, shape: Shape = SMALL, seed: int = 0, gain: fl
     """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    from fovea.policies.tiny_vlm.build import ends, picture_tokens
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
@@ -156,10 +158,7 @@ def build_checkpoint(folder: Path, shape: Shape = SMALL, seed: int = 0, gain: fl
             window_size=112,
             fullatt_block_indexes=list(range(shape.v_layers - shape.v_full_layers, shape.v_layers)),
         ),
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
+        **picture_tokens(ids),
         tie_word_embeddings=True,
     )
     torch.manual_seed(seed)
@@ -167,9 +166,7 @@ def build_checkpoint(folder: Path, shape: Shape = SMALL, seed: int = 0, gain: fl
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(gain if p.ndim > 1 else 1.0)
-    model.generation_config = GenerationConfig(
-        eos_token_id=[ids["<|im_end|>"], ids["<|endoftext|>"]], pad_token_id=ids["<|endoftext|>"], bos_token_id=ids["<|endoftext|>"]
-    )
+    model.generation_config = ends(ids)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=28 * 28 * 4096).save_pretrained(folder)

@@ -16,13 +16,14 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from fovea.files import write_json
 from fovea.ledger import rows as ledger
 from fovea.ledger import stats
 from fovea.ledger.claim import Claim, arms_hash, digest, read
 from fovea.ledger.measures import Finished
 from fovea.ledger.runs import QUICK_SEEDS, finished, plan, run_all
 from fovea.report.plots import aligned
-from fovea.report.run import called, write_json
+from fovea.report.run import called
 
 
 class Progress:

@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fovea import starts
+from fovea.files import read_jsonl, write_json
 from fovea.ledger.claim import Claim, arm_recipe, digest, measured_recipe, read, settings
 from fovea.ledger.measures import Finished
-from fovea.report.run import read_jsonl, surroundings, write_json
+from fovea.report.run import surroundings
 
 if TYPE_CHECKING:
     from fovea.recipe import Recipe

@@ -17,6 +17,11 @@ from pkgutil import resolve_name
 from typing import Any
 
 
+def _named(module: str, attribute: str) -> cached_property[Callable[..., Any]]:
+    """The function of `fovea.policies.<module>` whose name an attribute holds, looked up when it is first needed."""
+    return cached_property(lambda self: resolve_name(f"fovea.policies.{module}:{getattr(self, attribute)}"))
+
+
 @dataclass(frozen=True)
 class Clips:
     """How one family shows clips; functions are those of `fovea.policies.clips`.
@@ -35,13 +40,8 @@ class Clips:
     own: bool
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
-    @cached_property
-    def take(self) -> Callable[..., Any]:
-        return _function("clips", self.taker)
-
-    @cached_property
-    def show(self) -> Callable[..., Any]:
-        return _function("clips", self.shower)
+    take = _named("clips", "taker")
+    show = _named("clips", "shower")
 
 
 @dataclass(frozen=True)
@@ -77,17 +77,8 @@ class Family:
     prefix_lm: bool = False
     capped: bool = False
 
-    @cached_property
-    def encode(self) -> Callable[..., Any]:
-        return _function("vision", self.encoder)
-
-    @cached_property
-    def show(self) -> Callable[..., Any]:
-        return _function("pictures", self.shower)
-
-
-def _function(module: str, name: str) -> Callable[..., Any]:
-    return resolve_name(f"fovea.policies.{module}:{name}")
+    encode = _named("vision", "encoder")
+    show = _named("pictures", "shower")
 
 
 def frame_paligemma(text: str, placeholder: str, bos: str) -> str:

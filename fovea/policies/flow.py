@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fovea.batch import Batch
-from fovea.policies.pixel import normals, spread
+from fovea.policies.pixel import asked, normals, spread
 
 
 class FlowPolicy(nn.Module):
@@ -71,13 +71,8 @@ class FlowPolicy(nn.Module):
 
     def evaluate(self, batch: Batch, want: frozenset[str], variant: str = "policy") -> dict[str, Tensor]:
         """See `Learner`. The entropy of a step is that of its Gaussian, which σ fixes."""
-        if variant != "policy":
-            if variant != "reference" or not self.reference:
-                raise ValueError(f"variant {variant!r}; expected 'policy', or 'reference' after set_reference()")
-            return self.reference[0].evaluate(batch, want)
-        unknown = want - {"logp", "entropy", "value", "next_value"}
-        if unknown:
-            raise ValueError(f"streams {sorted(unknown)} are not known to a flow policy; it has logp, entropy, value, next_value")
+        if (weights := asked(self, want, variant, "a flow policy")) is not self:
+            return weights.evaluate(batch, want)
         real_BT = batch.mask_BT > 0
         x, time, condition = (batch.extras[name][real_BT] for name in ("x", "time", "condition"))
         features = self.features(x, time, condition)

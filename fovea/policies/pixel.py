@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -75,13 +76,8 @@ class PixelPolicy(nn.Module):
 
     def evaluate(self, batch: Batch, want: frozenset[str], variant: str = "policy") -> dict[str, Tensor]:
         """See `Learner`; padding is not computed. "next_value" (B,) estimates what follows each row, from `extras["next_obs"]`."""
-        if variant != "policy":
-            if variant != "reference" or not self.reference:
-                raise ValueError(f"variant {variant!r}; expected 'policy', or 'reference' after set_reference()")
-            return self.reference[0].evaluate(batch, want)
-        unknown = want - {"logp", "entropy", "value", "next_value"}
-        if unknown:
-            raise ValueError(f"streams {sorted(unknown)} are not known to a pixel policy; it has logp, entropy, value, next_value")
+        if (weights := asked(self, want, variant, "a pixel policy")) is not self:
+            return weights.evaluate(batch, want)
         real_BT = batch.mask_BT > 0
         out: dict[str, Tensor] = {}
         if want - {"next_value"}:
@@ -126,6 +122,20 @@ def trunk(obs_shape: tuple[int, ...], width: int) -> nn.Sequential:
     height, wide, channels = obs_shape
     convolutions = [nn.Conv2d(channels, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(), nn.Flatten()]
     return nn.Sequential(*convolutions, nn.Linear(32 * (height // 2 // 2) * (wide // 2 // 2), width), nn.ReLU())
+
+
+def asked(policy: Any, want: frozenset[str], variant: str, kind: str) -> Any:
+    """The policy whose streams are wanted: `policy` itself, or its reference.
+
+    Raises:
+      ValueError: an unknown variant or stream.
+    """
+    if variant != "policy" and (variant != "reference" or not policy.reference):
+        raise ValueError(f"variant {variant!r}; expected 'policy', or 'reference' after set_reference()")
+    known = ("logp", "entropy", "value", "next_value")
+    if unknown := want.difference(known):
+        raise ValueError(f"streams {sorted(unknown)} are not known to {kind}; it has {', '.join(known)}")
+    return policy if variant == "policy" else policy.reference[0]
 
 
 def spread(x_N: Tensor, real_BT: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from fovea import __version__
-from fovea.report.run import read_jsonl
+from fovea.files import read_jsonl
 
 PICTURE = "curve.png"
 TOKEN = re.compile(r"hf_\w{8,}")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fovea import __version__
-from fovea.report.run import write_text
+from fovea.files import write_text
 from fovea.types import Group, Task
 from fovea.verifiers.parse import extract_answer, parse_choice
 from fovea.video import Video, still

@@ -28,9 +28,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fovea.files import fsync, plain, read_jsonl, replacing, write_json, write_text
 from fovea.report.events import Events
-from fovea.report.secrets import masked, masked_command
 from fovea.report.sinks import Sinks
+from fovea.secrets import masked, masked_command
 from fovea.types import Episode, Group, Message, Segment
 from fovea.video import Video, still
 
@@ -150,7 +151,7 @@ class RunFolder:
         """Return once the metrics so far would survive a power cut."""
         for path in (self.metrics_path, self.path):
             if path.exists():
-                _fsync(path)
+                fsync(path)
 
     def truncate(self, step: int) -> None:
         """Forget everything after `step`, so that a run resumed there repeats no step."""
@@ -190,9 +191,16 @@ class RunFolder:
     # -- what the policy saw and did ------------------------------------------------------------------------------------------
 
     def log_groups(
-        self, step: int, groups: Sequence[Group], policy: Any = None, batch: Batch | None = None, split: str = "train", force: bool = False
+        self,
+        step: int,
+        groups: Sequence[Group],
+        policy: Any = None,
+        batch: Batch | None = None,
+        split: str = "train",
+        force: bool = False,
+        unscored: Sequence[Group] = (),
     ) -> Path | None:
-        """Write a sample of a step's groups; returns the file, or None on a step that is not kept.
+        """Write a sample of a step's groups; returns the file, or None where there is nothing to keep.
 
         Args:
           policy: turns token ids into strings with `decode_text`; without one no token strings are written.
@@ -200,18 +208,21 @@ class RunFolder:
             groups.
           split: "train" or "eval"; held-out groups get their own file.
           force: write whatever `rollout_every` says.
+          unscored: groups of which some episode could not be scored, whole. On every step one of them is written for each reason, at most
+            `rollout_groups`; and a group of `groups` that lost its unscored episodes is written as it was.
         """
         due = force or split == "eval" or not self._logged_groups or step % self.rollout_every == 0
-        if not due or not groups:
+        # a fixed choice of held-out groups lets the page show how the answer to one question changes
+        chosen = spread(groups, *((self.rollout_groups, step) if split == "train" else (self.eval_groups, 0))) if due else []
+        chosen = with_unscored(chosen, unscored, self.rollout_groups)
+        if not chosen:
             return None
         self._logged_groups |= split == "train"
         units = unit_streams(groups, batch)
-        # a fixed choice of held-out groups lets the page show how the answer to one question changes
-        chosen = spread(groups, self.rollout_groups, step) if split == "train" else spread(groups, self.eval_groups, 0)
         records = [self._group_record(step, g, policy, units) for g in chosen]
         file = self.rollouts_path / f"{'step' if split == 'train' else split}-{step:06d}.jsonl"
         file.parent.mkdir(exist_ok=True)
-        write_text(file, masked("".join(json.dumps(r, ensure_ascii=False, default=_plain) + "\n" for r in records)))
+        write_text(file, masked("".join(json.dumps(r, ensure_ascii=False, default=plain) + "\n" for r in records)))
         return file
 
     def rollout_files(self) -> list[Path]:
@@ -301,8 +312,8 @@ class RunFolder:
             file.parent.mkdir(parents=True, exist_ok=True)
             small = image.convert("RGB")
             small.thumbnail((self.image_side, self.image_side))
-            small.save(aside := file.with_name(f"{digest}.png.part"), format="PNG")
-            aside.replace(file)
+            with replacing(file) as aside:
+                small.save(aside, format="PNG")
         return {"file": file.name, "width": image.width, "height": image.height}
 
 
@@ -359,41 +370,6 @@ def _git(*arguments: str) -> str:
 # -- files --------------------------------------------------------------------------------------------------------------------
 
 
-def write_text(file: Path, text: str, durable: bool = False) -> None:
-    """Write aside, then rename: a reader sees the old file or the new one, never half of either; `durable`: after a power cut too."""
-    aside = file.with_name(file.name + ".part")
-    aside.write_text(text, encoding="utf-8")
-    if durable:
-        _fsync(aside)
-    aside.replace(file)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_json(file: Path, value: Any) -> None:
-    write_text(file, masked(json.dumps(value, indent=2, ensure_ascii=False, default=_plain)) + "\n")
-
-
-def read_jsonl(file: Path) -> list[dict[str, Any]]:
-    """Whole lines of a JSON-lines file; a last line without its newline was torn by a kill and is left out."""
-    if not file.exists():
-        return []
-    *lines, _torn = file.read_bytes().split(b"\n")
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as e:
-            raise ValueError(f"{file}, line {number}: expected one JSON object, found {line[:60]!r}; was the file edited by hand?") from e
-    return rows
-
-
 def rollout_step(file: Path) -> int:
     return int(file.stem.rpartition("-")[2])
 
@@ -417,6 +393,19 @@ def spread(groups: Sequence[Group], n: int, step: int) -> list[Group]:
     names = names[step % len(names) :] + names[: step % len(names)] if names else []
     rounds = max((len(v) for v in by_source.values()), default=0)
     return [by_source[s][i] for i in range(rounds) for s in names if i < len(by_source[s])][:n]
+
+
+def with_unscored(chosen: Sequence[Group], unscored: Sequence[Group], n: int) -> list[Group]:
+    """`chosen`, whole where they are among `unscored`, and at most `n` more of those: one for each reason that is not among them yet."""
+    whole = {id(e): g for g in unscored for e in g.episodes}
+    out = [next((whole[id(e)] for e in g.episodes if id(e) in whole), g) for g in chosen]
+    told, more = set[str](), []
+    for g in (*out, *unscored):
+        reasons = {e.score.reason for e in g.episodes if e.score is not None and not e.score.ok}
+        if reasons - told and not any(g is x for x in out):
+            more.append(g)
+        told |= reasons
+    return out + more[:n]
 
 
 def unit_streams(groups: Sequence[Group], batch: Batch | None) -> Units:
@@ -460,8 +449,3 @@ def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 def _short(x: float) -> float | None:
     return round(x, 4) if math.isfinite(x) else None
-
-
-def _plain(x: Any) -> Any:
-    """What JSON cannot hold: arrays become lists, anything else its text."""
-    return x.tolist() if hasattr(x, "tolist") else sorted(x) if isinstance(x, set | frozenset) else str(x)

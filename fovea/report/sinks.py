@@ -31,7 +31,19 @@ class Sink(Protocol):
     def close(self) -> None: ...
 
 
-class Wandb:
+class _Run:
+    """A sink around a run object with `log` and `finish`."""
+
+    run: Any
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.run.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class Wandb(_Run):
     """Weights & Biases. Offline unless it knows a key or WANDB_MODE says otherwise; `wandb sync` uploads later."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]):
@@ -49,26 +61,14 @@ class Wandb:
             **options,
         )
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.run.log(dict(metrics), step=step)
 
-    def close(self) -> None:
-        self.run.finish()
-
-
-class Trackio:
+class Trackio(_Run):
     """Trackio: a database under TRACKIO_DIR (its default: the user's cache), shown by `trackio show`."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]):
         import trackio
 
         self.run = trackio.init(project=PROJECT, name=f"{folder.resolve().name}-{_id(folder)[:6]}", config=dict(config), resume="allow")
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.run.log(dict(metrics), step=step)
-
-    def close(self) -> None:
-        self.run.finish()
 
 
 class MLflow:

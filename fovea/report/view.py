@@ -13,10 +13,10 @@ from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
 
+from fovea.files import write_text
 from fovea.report.compare import compare
 from fovea.report.page import dumped, policy, render, shell
 from fovea.report.records import Reader
-from fovea.report.run import write_text
 from fovea.rollout.http import TOKEN_ENV, Refused, Reply, Request, same, secret, until_stopped
 
 GUARD = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY"}

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +22,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from fovea.report.secrets import masked
+from fovea.files import fsync
+from fovea.secrets import masked
 from fovea.trainer.distributed import ALONE, Team, like
 
 STATE, OPTIMIZER, STREAMS, MODEL = "state.json", "optimizer.safetensors", "streams.safetensors", "model"
@@ -88,7 +88,7 @@ def _write(folder: Path, step: int, policy: Any, moments: Any, streams: Any, sta
         content = sealed({**state, "step": step, "files": files})
         (partial / STATE).write_text(json.dumps(content, indent=1))
         for p in (*partial.rglob("*"), partial):
-            _fsync(p)
+            fsync(p)
         _put(partial, folder / f"step-{step:06d}")
     except (OSError, SafetensorError) as e:
         there = next((p.name for p in written(folder)), "none yet")
@@ -113,7 +113,7 @@ def _put(partial: Path, final: Path) -> None:
         if aside.exists():
             aside.rename(final)
         raise
-    _fsync(final.parent)
+    fsync(final.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -313,11 +313,3 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, 
             yield f"{i}.{k}", torch.as_tensor(v)
         if moments and hasattr(optimizer, "masters"):
             yield f"{i}.master", p
-
-
-def _fsync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

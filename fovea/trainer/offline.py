@@ -20,6 +20,8 @@ from fovea.types import Context, Episode, Group, Sampler, Segment, Task, Turn
 class Offline:
     """Collects groups whose answers are given: one "gold" episode per task, or a "chosen" and a "rejected" one."""
 
+    unscored: Sequence[Group] = ()
+
     def __init__(self, recipe: Recipe, policy: Any, sampler: Sampler, pairs: bool, team: Team = ALONE):
         self.team = team
         self.recipe, self.policy, self.sampler, self.pairs = recipe, policy, sampler, pairs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fovea.recipe import Recipe
@@ -24,6 +24,7 @@ class OnPolicy:
     def __init__(self, recipe: Recipe, engine: Any, sampler: Sampler, scorer: Any, gate: Gate | None = None, team: Team = ALONE):
         self.team = team
         self.recipe, self.engine, self.sampler, self.scorer, self.gate = recipe, engine, sampler, scorer, gate
+        self.unscored: Sequence[Group] = ()
 
     def collect(self, context: Context, progress: Callable[..., None] | None) -> tuple[list[Group], dict[str, float]]:
         policy = getattr(self.engine, "policy", None)
@@ -55,6 +56,7 @@ class OnPolicy:
             seen += groups
             kept += [g for g in trainable(groups, recipe.group_size) if self.gate is None or self.gate.admit(g)]
         self.sampler.observe(seen)
+        self.unscored = [g for g in seen if any(e.score is not None and not e.score.ok for e in g.episodes)]
         if not kept:
             raise NothingToTrain(_why(seen, rounds, self.gate))
         metrics = group_metrics(seen) | produced(seen) | {"time/score_s": self.scorer.waited_s - waited_s}

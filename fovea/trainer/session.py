@@ -37,7 +37,12 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Collector(Protocol):
-    """Where groups come from: rollouts (`on_policy`) or a dataset (`offline`)."""
+    """Where groups come from: rollouts (`on_policy`) or a dataset (`offline`).
+
+    `unscored` are the groups of the last step of which some episode could not be scored, whole; those that train lack these episodes.
+    """
+
+    unscored: Sequence[Group]
 
     def collect(self, context: Context, progress: Callable[..., None] | None) -> tuple[list[Group], dict[str, float]]:
         """The groups that train this step, and metrics of how they came to be."""
@@ -268,7 +273,8 @@ class Session:
         )
         metrics |= memory_metrics()
         self.folder.log(state.step, metrics)
-        self.folder.log_groups(state.step, groups, policy=self.policy, batch=batch, force=state.step == recipe.steps)
+        shown = {"force": state.step == recipe.steps, "unscored": self.collector.unscored}
+        self.folder.log_groups(state.step, groups, policy=self.policy, batch=batch, **shown)
         self._mark()
         done = self._settle(metrics)
         if state.step % recipe.checkpoint_every == 0 or state.best_step == state.step:

@@ -1,5 +1,4 @@
 import pytest
-import torch
 
 from fovea.bench import measure, workload
 
@@ -12,8 +11,5 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def alone(one_thread):
+    pass

@@ -21,6 +21,7 @@ from fovea.types import user
 from tests.invariant.test_shared_prefix import LOOK, double, objective, scenes  # noqa: F401
 from tests.policies.plain import Plain, batch_of, gradient_error
 from tests.policies.tiny_checkpoints import FAMILIES, build, picture
+from tests.runs import SHORT
 
 peft = pytest.importorskip("peft")
 torch.set_num_threads(1)
@@ -245,20 +246,7 @@ def test_four_bits_without_adapters_or_bitsandbytes_are_refused(one, monkeypatch
 
 # -- whole runs -----------------------------------------------------------------------------------------------------------------
 
-SMALL = dict(
-    data="worlds:count",
-    method__beta=0.05,
-    lora__rank=2,
-    lora__where="both",
-    tasks_per_step=2,
-    group_size=3,
-    steps=3,
-    learning_rate=1e-2,
-    sampling__max_new_tokens=4,
-    checkpoint_every=1,
-    eval_tasks=0,
-    threads=1,
-)
+SMALL = {**SHORT, "method__beta": 0.05, "lora__rank": 2, "lora__where": "both", "steps": 3, "learning_rate": 1e-2, "checkpoint_every": 1}
 
 
 def weights(folder):
@@ -269,10 +257,10 @@ def weights(folder):
 @pytest.mark.support("lora", family="qwen2_5_vl", trained=True)
 def test_a_run_trains_and_keeps_adapters_only_and_resumes_bit_equal(tmp_path, capsys):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    run = fovea.train("grpo", out=whole, quiet=True, **SMALL)
-    fovea.train("grpo", out=cut, quiet=True, on_step=lambda step, _: step == 1, **SMALL)
+    run = fovea.train("grpo", out=whole, **SMALL)
+    fovea.train("grpo", out=cut, on_step=lambda step, _: step == 1, **SMALL)
     assert weights(cut) != weights(whole)
-    fovea.train("grpo", out=cut, quiet=True, **SMALL)
+    fovea.train("grpo", out=cut, **SMALL)
     assert weights(cut) == weights(whole)
     model = whole / "checkpoints/step-000003/model"
     assert [f.name for f in model.glob("*.safetensors")] == ["adapter_model.safetensors"]
@@ -296,4 +284,4 @@ def test_a_run_trains_and_keeps_adapters_only_and_resumes_bit_equal(tmp_path, ca
     assert "tiny has no adapters" in said
     assert "merge them first" in said
     with pytest.raises(ckpt.CheckpointError, match=r"lora: \{.*'rank': 2.*then.*'rank': 4"):
-        fovea.train("grpo", out=whole, quiet=True, **{**SMALL, "lora__rank": 4})
+        fovea.train("grpo", out=whole, **{**SMALL, "lora__rank": 4})

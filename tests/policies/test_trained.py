@@ -7,11 +7,11 @@ from transformers import AutoModelForImageTextToText
 import fovea
 from fovea.policies.hf_vlm import HFVLM
 from fovea.policies.tiny_vlm import BASE_DIR
-from fovea.rollout.sampling import Sampling
 from fovea.tasks.worlds import make
 from fovea.trainer import checkpoint
 from fovea.types import user
 from tests.policies.plain import Plain, batch_of, gradient_error, gradients
+from tests.runs import ODD_LENGTH, SHORT
 
 torch.set_num_threads(1)
 LOOK = frozenset({"logp", "entropy"})
@@ -39,19 +39,7 @@ def test_sharing_a_prefix_changes_no_number():
 
 @pytest.mark.support("full", family="qwen2_5_vl", trained=True)
 def test_a_run_moves_all_parts_and_leaves_a_checkpoint_of_the_family(tmp_path):
-    run = fovea.train(
-        "grpo",
-        data="worlds:count",
-        reward=lambda text, task: float(len(text) % 2),
-        steps=2,
-        tasks_per_step=2,
-        group_size=4,
-        warmup_steps=0,
-        eval_tasks=0,
-        sampling=Sampling(max_new_tokens=6),
-        out=tmp_path / "run",
-        quiet=True,
-    )
+    run = fovea.train("grpo", out=tmp_path / "run", **{**SHORT, **ODD_LENGTH, "group_size": 4})
     before = dict(HFVLM.load("tiny").named_parameters())
     moved = {name for name, p in run.policy.named_parameters() if not torch.equal(p, before[name])}
     assert any("visual" in name for name in moved) and any("embed_tokens" in name for name in moved)

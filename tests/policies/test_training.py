@@ -8,9 +8,9 @@ from transformers import AutoModelForImageTextToText
 
 import fovea
 from fovea.policies.hf_vlm import HFVLM
-from fovea.rollout.sampling import Sampling
 from fovea.trainer import checkpoint
 from tests.policies.tiny_checkpoints import FAMILIES, build
+from tests.runs import ODD_LENGTH, SHORT
 
 torch.set_num_threads(1)
 
@@ -19,22 +19,7 @@ torch.set_num_threads(1)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_two_steps_of_training_change_the_model_and_leave_its_format(family, tmp_path):
     folder = build(tmp_path / "start", family, scale=1.0)
-    run = fovea.train(
-        "grpo",
-        model=str(folder),
-        data="worlds:count",
-        reward=lambda text, task: float(len(text) % 2),
-        steps=2,
-        tasks_per_step=2,
-        group_size=3,
-        micro_batch=3,
-        warmup_steps=0,
-        learning_rate=1e-3,
-        eval_tasks=0,
-        sampling=Sampling(max_new_tokens=6),
-        out=str(tmp_path / "run"),
-        quiet=True,
-    )
+    run = fovea.train("grpo", model=str(folder), micro_batch=3, learning_rate=1e-3, out=tmp_path / "run", **SHORT, **ODD_LENGTH)
     assert len(run.metrics) == 2
     before, after = HFVLM.load(folder), run.policy
     moved = {n for (n, p), (_, q) in zip(before.named_parameters(), after.named_parameters(), strict=True) if not torch.equal(p, q)}

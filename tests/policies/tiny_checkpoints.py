@@ -23,6 +23,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
+from fovea.policies.tiny_vlm.build import picture_tokens
+
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 FAMILIES = (*QWEN, "llava", "llava_onevision", "idefics3", "smolvlm", "internvl", "paligemma")
 CLIPS = (*QWEN, "llava_onevision", "smolvlm", "internvl")
@@ -164,18 +166,24 @@ def _tokenizer(kind: Kind) -> tuple[PreTrainedTokenizerFast, dict[str, int]]:
     return tokenizer, {s: tokenizer.convert_tokens_to_ids(s) for s in special}
 
 
-def _model(family: str, vocab: int, ids: dict[str, int], hidden: int = 64, layers: int = 3, vision_hidden: int = 32) -> Any:
-    name, _, text_model = family.partition("+")
-    if name in QWEN:
-        return _qwen(name, vocab, ids, hidden, layers, vision_hidden)
-    text = {
-        "model_type": text_model or TEXTS[name],
+def _decoder(vocab: int, hidden: int, layers: int) -> dict[str, int]:
+    return {
         "vocab_size": vocab,
         "hidden_size": hidden,
         "intermediate_size": hidden * 3,
         "num_hidden_layers": layers,
         "num_attention_heads": hidden // 16,
         "num_key_value_heads": hidden // 32,
+    }
+
+
+def _model(family: str, vocab: int, ids: dict[str, int], hidden: int = 64, layers: int = 3, vision_hidden: int = 32) -> Any:
+    name, _, text_model = family.partition("+")
+    if name in QWEN:
+        return _qwen(name, vocab, ids, hidden, layers, vision_hidden)
+    text = {
+        "model_type": text_model or TEXTS[name],
+        **_decoder(vocab, hidden, layers),
         "head_dim": 16,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
         **QUIRKS.get(text_model, {}),
@@ -248,21 +256,10 @@ PLACES: dict[str, dict[str, Any]] = {
 
 def _qwen(family: str, vocab: int, ids: dict[str, int], hidden: int, layers: int, vision_hidden: int) -> Any:
     text = {
-        "vocab_size": vocab,
-        "hidden_size": hidden,
-        "intermediate_size": hidden * 3,
-        "num_hidden_layers": layers,
-        "num_attention_heads": hidden // 16,
-        "num_key_value_heads": hidden // 32,
+        **_decoder(vocab, hidden, layers),
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]},
     }
-    special = {
-        "image_token_id": ids["<|image_pad|>"],
-        "video_token_id": ids["<|video_pad|>"],
-        "vision_start_token_id": ids["<|vision_start|>"],
-        "vision_end_token_id": ids["<|vision_end|>"],
-        "tie_word_embeddings": True,
-    }
+    special = {**picture_tokens(ids), "tie_word_embeddings": True}
     vision = {"depth": 3, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "num_heads": 2}
     wide = {"hidden_size": vision_hidden, "intermediate_size": vision_hidden * 3, "out_hidden_size": hidden}
     if family == "qwen2_vl":

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fovea.report.run import RunFolder, called, read_jsonl, spread
+from fovea.files import read_jsonl
+from fovea.report.run import RunFolder, called, spread
 from fovea.types import Episode, Group, Score, Task, Turn, user
 from tests.report import fake_run
 
@@ -219,6 +220,26 @@ def test_unscored_episodes_carry_their_reason(tmp_path):
     run.log_groups(1, [group])
     (e,) = next(run.read_groups())["episodes"]
     assert e["score"] is None and e["reason"] == "timed out after 10 s"
+
+
+def test_groups_that_lost_unscored_episodes_are_written_whole_and_each_reason_once(tmp_path):
+    words = fake_run.Words()
+    whole, _, _ = fake_run.fake_step(1, 10, words, tasks=5, group_size=3)
+    for group, reasons in zip(whole, (["late"], ["late", "odd"], ["late"], ["broken"], []), strict=True):
+        for e, reason in zip(group.episodes, reasons):
+            e.score = Score.failed(reason)
+    trained = [Group(g.task, [e for e in g.episodes if e.score.ok]) for g in (whole[0], whole[4])]
+    run = open_run(tmp_path, rollout_every=5, rollout_groups=2)
+
+    def written(step):
+        run.log_groups(step, trained, words, unscored=whole[:4])
+        return [(r["task"], [e["reason"] for e in r["episodes"]]) for r in run.read_groups([run.rollouts_path / f"step-{step:06d}.jsonl"])]
+
+    first, last = (whole[0].task.id, ["late", "", ""]), (whole[4].task.id, ["", "", ""])
+    others = [(whole[1].task.id, ["late", "odd", ""]), (whole[3].task.id, ["broken", "", ""])]
+    assert sorted(written(1)) == sorted([first, last, *others])
+    assert written(2) == [first, others[0]], "not due: only what could not be scored, at most `rollout_groups`"
+    assert run.log_groups(3, trained, words) is None
 
 
 def test_the_sample_goes_round_the_sources():

@@ -36,6 +36,10 @@ class Attempt:
     says: str = ""
 
 
+def repeat(times, code, first=""):
+    return f"import os, threading, time\n{first}\nfor n in range({times}): {code}\nprint('ESCAPED')"
+
+
 def read(path):
     return f"if 'planted' in open({path}).read(): print('ESCAPED')"
 
@@ -165,16 +169,8 @@ ATTEMPTS = [
     # limits
     Attempt("raise a limit", "import resource as r\nr.setrlimit(r.RLIMIT_AS, (-1, -1)); print('ESCAPED')", ROOT),
     Attempt("raise the limit of the overseer", "import resource as r\nr.prlimit(1, r.RLIMIT_NPROC, (-1, -1)); print('ESCAPED')", ROOT),
-    Attempt(
-        "processes without end",
-        "import os, time\nfor n in range(200):\n    if os.fork() == 0:\n        time.sleep(1); os._exit(0)\nprint('ESCAPED')",
-        limits={"processes": 16},
-    ),
-    Attempt(
-        "threads without end",
-        "import threading, time\nfor n in range(200):\n    threading.Thread(target=time.sleep, args=(.5,)).start()\nprint('ESCAPED')",
-        limits={"processes": 16},
-    ),
+    Attempt("processes without end", repeat(200, "\n    if os.fork() == 0: time.sleep(1); os._exit(0)"), limits={"processes": 16}),
+    Attempt("threads without end", repeat(200, "threading.Thread(target=time.sleep, args=(.5,)).start()"), limits={"processes": 16}),
     Attempt("processes that breed", "import os\nwhile True:\n    os.fork()", OWN, limits={"timeout_s": 1.0, "processes": 16}),
     Attempt("one large block of memory", "x = bytearray(2 << 30); print('ESCAPED')", limits={"memory_mb": 256}),
     Attempt(
@@ -184,23 +180,15 @@ ATTEMPTS = [
         limits={"memory_mb": 128},
         reason="memory",
     ),
-    Attempt("memory in a file", "import os\nf = os.memfd_create('x')\nfor n in range(100): os.write(f, bytes(1 << 20))\nprint('ESCAPED')"),
-    Attempt("memory in stdin", "import os\nfor n in range(100): os.write(0, bytes(1 << 20))\nprint('ESCAPED')", "its stdin is another"),
+    Attempt("memory in a file", repeat(100, "os.write(f, bytes(1 << 20))", "f = os.memfd_create('x')")),
+    Attempt("memory in stdin", repeat(100, "os.write(0, bytes(1 << 20))"), "its stdin is another"),
     Attempt(
         "memory that is shared", CALLS + "i = call('shmget', 0, 1 << 20, 0o1600)\nif i >= 0: call('shmctl', i, 0, 0); print('ESCAPED')"
     ),
     Attempt("memory in messages", CALLS + "i = call('msgget', 0, 0o1600)\nif i >= 0: call('msgctl', i, 0, 0); print('ESCAPED')"),
     Attempt("memory that stays", CALLS + "if call('mlockall', 3) == 0: print('ESCAPED')", ROOT),
-    Attempt(
-        "fill the scratch folder",
-        "f = open('x', 'wb')\nfor n in range(40): f.write(bytes(1 << 20)); f.flush()\nprint('ESCAPED')",
-        limits={"disk_mb": 16},
-    ),
-    Attempt(
-        "fill it with several files",
-        "for n in range(40): open(f'x{n}', 'wb').write(bytes(1 << 20))\nprint('ESCAPED')",
-        limits={"disk_mb": 16},
-    ),
+    Attempt("fill the scratch folder", repeat(40, "f.write(bytes(1 << 20)); f.flush()", "f = open('x', 'wb')"), limits={"disk_mb": 16}),
+    Attempt("fill it with several files", repeat(40, "open(f'x{n}', 'wb').write(bytes(1 << 20))"), limits={"disk_mb": 16}),
     Attempt(
         "fill the other folders",
         "import os, tempfile\nmade = []\nfor d in (tempfile.mkdtemp(), '/dev/shm'):\n    for n in range(20):\n"
@@ -208,7 +196,7 @@ ATTEMPTS = [
         "print('ESCAPED')\nfor p in made: os.unlink(p)",
         limits={"disk_mb": 16},
     ),
-    Attempt("files without end", "for n in range(9000): open(f'x{n}', 'w')\nprint('ESCAPED')"),
+    Attempt("files without end", repeat(9000, "open(f'x{n}', 'w')")),
     Attempt("say too much", "import sys\nwhile True: sys.stdout.write('x' * 65536)", "it would never end", reason="output"),
     Attempt("complain too much", "import sys\nwhile True: sys.stderr.write('x' * 65536)", "it would never end", reason="output"),
     Attempt("sleep", "import time; time.sleep(60)", "it would wait", limits={"timeout_s": 0.7}, reason="time"),

@@ -21,6 +21,7 @@ from benchmarks.reliability.resume import difference, outcome, rows
 from fovea import cli
 from fovea.bench.flops import Shape
 from fovea.bench.workload import build_checkpoint
+from fovea.report.run import RunFolder
 from fovea.tasks.pictures import DataChanged
 from fovea.trainer import checkpoint as ckpt
 from fovea.trainer import lock, streams
@@ -109,12 +110,14 @@ def test_a_verifier_that_fails_ends_the_run_with_its_steps_saved(train, same, tm
 
 def test_a_verifier_that_hangs_costs_its_episode_and_no_more(train, tmp_path):
     release = threading.Event()
-    hangs = Once(lambda: release.wait(900), at=5, to=5)
+    hangs = Once(lambda: release.wait(900), at=9, to=9)  # in step 2, whose groups are not written otherwise
     began = time.monotonic()
     train(reward=hangs, verifier_timeout_s=3.0, max_unscored=0.5)
     release.set()
     assert time.monotonic() - began < 600 and len(rows(tmp_path / "run")) == 5
-    assert sum(r.get("reward/unscored_frac", 0.0) for r in rows(tmp_path / "run")) == 0.25
+    assert [r.get("reward/unscored_frac", 0.0) for r in rows(tmp_path / "run")] == [0, 0, 0.25, 0, 0]
+    (kept,) = RunFolder(tmp_path / "run").read_groups([tmp_path / "run" / "rollouts" / "step-000002.jsonl"])
+    assert [e["score"] is None and "gave no score within" in e["reason"] for e in kept["episodes"]].count(True) == 1
 
 
 def test_a_math_worker_that_dies_is_replaced_and_the_answer_scored():

@@ -6,7 +6,7 @@ Every picture is resized to about 64x64 pixels of area (sides are multiples of 1
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +95,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2_5_VLForC
             "window_size": 112,
             "fullatt_block_indexes": [0, 1, 2, 3],
         },
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
+        **picture_tokens(ids),
         tie_word_embeddings=True,
     )
     torch.manual_seed(seed)
@@ -106,10 +103,20 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2_5_VLForC
     for name, p in model.named_parameters():
         if p.ndim == 2 and "embed_tokens" not in name:
             torch.nn.init.normal_(p, std=p.shape[1] ** -0.5)
-    model.generation_config = GenerationConfig(
-        eos_token_id=[ids["<|im_end|>"], ids["<|endoftext|>"]], pad_token_id=ids["<|endoftext|>"], bos_token_id=ids["<|endoftext|>"]
-    )
+    model.generation_config = ends(ids)
     return model
+
+
+def picture_tokens(ids: Mapping[str, int]) -> dict[str, int]:
+    """Fields of a Qwen configuration that name the tokens around pictures."""
+    named = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
+    return {f"{field}_token_id": ids[f"<|{token}|>"] for field, token in named.items()}
+
+
+def ends(ids: Mapping[str, int]) -> GenerationConfig:
+    """An answer ends with the turn or with the text."""
+    end, pad = ids["<|im_end|>"], ids["<|endoftext|>"]
+    return GenerationConfig(eos_token_id=[end, pad], pad_token_id=pad, bos_token_id=pad)
 
 
 def save(model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, out: Path, dtype: torch.dtype) -> None:
