@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fovea.batch import Batch, Needs, Streams, collate
 from fovea.types import Context, Episode, Group, Prefix, Score, Segment, Task, user
+from fovea.views import PER, View
 
 if TYPE_CHECKING:
     from fovea.checks import Rules
@@ -26,6 +27,10 @@ def check(method: Any, r: Rules) -> list[str]:
     r.need(isinstance(needs, Needs), f"got {needs!r:.80} ({type(needs).__name__})")
     unknown = [n for n in sorted(needs.before | needs.loss) if not STREAM.fullmatch(n)]
     r.need(not unknown, f"unknown streams {unknown}; known: logp, entropy, value, with a variant such as reference/logp, and next_value")
+    variants = {n.partition("/")[0] for n in needs.before | needs.loss if "/" in n}
+    unknown = sorted(variants - {"reference", *needs.views})
+    r.need(not unknown, f"variants {unknown}; known: reference, and the names in needs.views ({', '.join(needs.views) or 'none'})")
+    r.need(all(isinstance(v, View) and v.per in PER for v in needs.views.values()), f"views {dict(needs.views)}; see fovea.views.View")
     r.need(needs.unit in ("row", "group"), f'got unit {needs.unit!r}; expected "row" or "group"')
     r.need(needs.data in DATA, f"got data {needs.data!r}; expected one of {DATA}")
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fovea.types import Context, Group, Prefix, Segment
+from fovea.views import View
 
 TRAINED_ROLES = ("sample", "gold", "chosen", "rejected")
 
@@ -23,11 +24,13 @@ TRAINED_ROLES = ("sample", "gold", "chosen", "rejected")
 class Needs:
     """What a method reads, in two phases.
 
-    Names are "logp", "entropy", "value" under the current weights, or "reference/logp", "masked/logp", ... under another variant.
+    Names are "logp", "entropy", "value" under the current weights, "reference/logp" under those of the reference, or "NAME/logp" under the
+    current weights with other pictures: those of the view NAME. A row whose prompt has no picture has NaN there.
 
     Attributes:
       before: computed once without gradient before `credit`, stored in `batch.stored`.
-      loss: computed with gradient for every micro-batch.
+      loss: computed with gradient for every micro-batch; the reference's without.
+      views: what is shown instead of the prompts' pictures, by name (see fovea.views).
       members: extra group members to roll out: "greedy" (ReMax) or "gold".
       data: "rollout", or what the offline loop reads: "responses" (SFT) or "pairs" (DPO).
       unit: "row", or "group" when the loss couples the rows of a group, which then never straddle micro-batches.
@@ -35,6 +38,7 @@ class Needs:
 
     before: frozenset[str] = frozenset()
     loss: frozenset[str] = frozenset({"logp"})
+    views: Mapping[str, View] = field(default_factory=dict)
     members: tuple[str, ...] = ()
     data: str = "rollout"
     unit: str = "row"
@@ -325,5 +329,5 @@ class Learner(Protocol):
     def parameters(self) -> Iterator[torch.nn.Parameter]: ...
 
     def evaluate(self, batch: Batch, want: frozenset[str], variant: str = "policy") -> dict[str, Tensor]:
-        """Streams (B, T) named in `want`: "logp", "entropy", "value" ("next_value" is (B,)), under "policy", "reference" or "masked"."""
+        """Streams (B, T) named in `want`: "logp", "entropy", "value" ("next_value" is (B,)), under "policy" or "reference"."""
         ...

@@ -166,7 +166,8 @@ def trace(recipe: Recipe, policy: Any, prefix: Prefix, new_tokens: int, tasks: i
     micros = batch.micro_batches(recipe.micro_batch, needs.unit)
     update, _ = _peak(lambda: _updates(policy, micros[:2], needs.loss, trained))
     generate, kept = _peak(lambda: _generate(recipe, policy, prefix, new_tokens)) if needs.data == "rollout" else (0, 0)
-    before = {name.rpartition("/")[0] or "policy" for name in needs.before}
+    # a view is a pass with the present weights over pictures of the same sizes
+    before = {"reference" if name.startswith("reference/") else "policy" for name in needs.before}
     prepare = max((_peak(lambda v=v: _evaluate(policy, micros[0], v))[0] for v in before), default=0)
     found = Memory(
         weights=weights,

@@ -200,7 +200,11 @@ def _open(path: str | Path) -> Any:
     if not container.streams.video:
         container.close()
         raise ValueError(f"{path}: found no video stream; expected one (a sound file, perhaps)")
-    container.streams.video[0].codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+    codec = container.streams.video[0].codec_context
+    if codec is None:
+        container.close()
+        raise ValueError(f"{path}: found a video stream of a codec that cannot be read; expected one that this build of FFmpeg decodes")
+    codec.options = {"max_pixels": str(MAX_PIXELS)}
     return container
 
 

@@ -47,6 +47,19 @@ def browser(tmp_path_factory):
     return Browser(program, tmp_path_factory.mktemp("browser"))
 
 
+@pytest.fixture(scope="session")
+def chromium():
+    """Chromium, driven by Playwright: for what must be clicked, waited for, or measured."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright; the extra test brings it")
+    program = doctor.browser()
+    if not program:
+        pytest.skip("no Chromium; `make system` installs it")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "support(*features, family=None, trained=False): passing shows these cells of the support table")
     file = config.getoption("--support")

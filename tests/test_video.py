@@ -177,6 +177,13 @@ class TestFiles:
         with pytest.raises(ValueError, match=r"cut\.mkv: frame \d+ (is missing, found \d+ of the 3|of 3 cannot be decoded)"):
             read_frames(cut, [0, 1, 19])
 
+    def test_a_codec_that_nobody_knows_is_named(self, tmp_path):
+        whole = CLIP_FILE.read_bytes()
+        names = [n for n in (b"mp4v", b"avc1") if n in whole]
+        (tmp_path / "odd.mp4").write_bytes(whole.replace(names[0], b"zzzz"))
+        with pytest.raises(ValueError, match=r"odd\.mp4: found a video stream of a codec that cannot be read"):
+            probe(tmp_path / "odd.mp4")
+
     def test_a_sound_file_is_named(self, tmp_path):
         import wave
 

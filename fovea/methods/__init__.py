@@ -16,6 +16,8 @@ METHODS: dict[str, str] = {
     "remax": "fovea.methods.remax:ReMax",
     "reinforce_pp": "fovea.methods.reinforce_pp:ReinforcePP",
     "ppo": "fovea.methods.ppo:PPO",
+    "papo": "fovea.methods.papo:PAPO",
+    "vppo": "fovea.methods.vppo:VPPO",
     "sft": "fovea.methods.sft:SFT",
     "dpo": "fovea.methods.dpo:DPO",
 }

@@ -7,7 +7,7 @@ The loss of such a method is a sum of terms, each a (B, T) tensor that is minimi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Protocol
 
 import torch
@@ -20,7 +20,9 @@ from fovea.math.aggregate import MODES, aggregate
 from fovea.math.clock import EpisodeClock
 from fovea.math.kl import KL, k3
 from fovea.math.options import check
+from fovea.math.perception import MASKED
 from fovea.math.rewards import SCALES, group_advantage, normalised_parts
+from fovea.views import PatchMask
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "aggregation": MODES,
@@ -45,6 +47,13 @@ def needs(beta: float = 0.0, entropy_coef: float = 0.0, **more: Any) -> Needs:
     """Log-probs in the loss; reference log-probs only if β is not 0, entropies only if they are rewarded."""
     before = frozenset({"reference/logp"} if beta else ())
     return Needs(before=before, loss=frozenset({"logp", "entropy"} if entropy_coef else {"logp"}), **more)
+
+
+def with_mask(own: Needs, mask: PatchMask, in_loss: bool = False) -> Needs:
+    """`own` and the log-probs of the same answers under `mask`: once before credit, or with gradient in every loss."""
+    extra = frozenset({MASKED})
+    before, loss = (own.before, own.loss | extra) if in_loss else (own.before | extra, own.loss)
+    return replace(own, before=before, loss=loss, views={"masked": mask})
 
 
 # -- credit -------------------------------------------------------------------------------------------------------------------

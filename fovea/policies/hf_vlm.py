@@ -274,6 +274,10 @@ class HFVLM:
         """A prompt given as token ids with one placeholder per image."""
         return self.processor.encode_ids(ids, images)
 
+    def redraw(self, prefix: Prefix, change: Callable[[int, Image.Image], Image.Image]) -> Prefix:
+        """The same prompt with other pictures; see `Processor.redraw`."""
+        return self.processor.redraw(prefix, change)
+
     def prompt_ids(self, prefix: Prefix) -> list[int]:
         """The token ids of an encoded prompt, image placeholders expanded."""
         return prefix.data.ids.tolist()

@@ -16,7 +16,7 @@ import re
 import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -45,6 +45,7 @@ class Prompt:
       positions: (3, P) temporal, height and width position of each token (M-RoPE); for models with plain positions 0, 1, 2, ... thrice.
       next_position: position of the first token after the prompt, equal on all three axes.
       pictures: the images in the order of their placeholders.
+      images: what they were made from.
     """
 
     ids: Tensor
@@ -52,10 +53,12 @@ class Prompt:
     positions: Tensor
     next_position: int
     pictures: tuple[Picture, ...]
+    images: tuple[Image.Image | Video, ...] = ()
 
     @property
     def nbytes(self) -> int:
-        return self.ids.nbytes + self.places.nbytes + self.positions.nbytes + sum(p.patches.nbytes for p in self.pictures)
+        pixels = sum(3 * x.width * x.height for x in self.images if not isinstance(x, Video))
+        return self.ids.nbytes + self.places.nbytes + self.positions.nbytes + sum(p.patches.nbytes for p in self.pictures) + pixels
 
 
 T = TypeVar("T")
@@ -174,7 +177,34 @@ class Processor:
         alone = sum(not isinstance(x, Video) for x in images) == 1
         self._check_placeholders(text, images)
         pictures = tuple(self.clip(x, k) if isinstance(x, Video) else self.picture(x, alone, k) for x, k in zip(images, keys, strict=True))
-        return self._prefix(key, self._ids(text, pictures), pictures)
+        return self._prefix(key, self._ids(text, pictures), pictures, images)
+
+    def redraw(self, prefix: Prefix, change: Callable[[int, Image.Image], Image.Image]) -> Prefix:
+        """The same prompt with other pictures of the same sizes, kept in no cache; `prefix` itself where it has no picture.
+
+        Args:
+          change: takes the place of a picture in the prompt, from 0, and the picture.
+        Raises:
+          ValueError: a clip, or a picture that has changed its size.
+        """
+        old: Prompt = prefix.data
+        pictures = tuple(self._redrawn(i, p, x, change, len(old.images) == 1) for i, (p, x) in enumerate(zip(old.pictures, old.images)))
+        if not pictures:
+            return prefix
+        key = hashlib.blake2b(json.dumps([prefix.key, [p.key for p in pictures]]).encode(), digest_size=16).hexdigest()
+        return Prefix(key, replace(old, pictures=pictures), prefix.length)
+
+    def _redrawn(self, i: int, old: Picture, image: Any, change: Callable[[int, Image.Image], Image.Image], alone: bool) -> Picture:
+        if isinstance(image, Video):
+            raise ValueError(f"redraw: image {i} of the prompt is a clip; only pictures can be shown otherwise")
+        new = change(i, image)
+        if new.size != image.size:
+            raise ValueError(f"redraw: image {i} of the prompt is {new.size} pixels now; expected {image.size}, as it was")
+        key = picture_hash(new) + ("" if alone else "+")
+        if key == old.key:
+            return old
+        patches, grid, tokens, text, _ = self.family.show(self.settings, rgb(new), alone)
+        return replace(old, key=key, patches=patches, grid=grid, tokens=tokens, text=text)
 
     def compact_ids(self, messages: Sequence[Message]) -> list[int]:
         """The token ids of the prompt with one placeholder per image, as generation servers take them."""
@@ -192,13 +222,13 @@ class Processor:
         pictures = tuple(self.picture(image, len(images) == 1, k) for image, k in zip(images, keys, strict=True))
         own = iter([self._run_out(self._tokens(p.text), [p]) for p in pictures])
         whole = [j for i in ids for j in (next(own) if i == self.image_token_id else [i])]
-        return self._prefix(key, whole, pictures)
+        return self._prefix(key, whole, pictures, images)
 
-    def _prefix(self, key: str, tokens: Sequence[int], pictures: tuple[Picture, ...]) -> Prefix:
+    def _prefix(self, key: str, tokens: Sequence[int], pictures: tuple[Picture, ...], images: Sequence[Image.Image | Video]) -> Prefix:
         ids = torch.tensor(tokens)
         positions, next_position = self._positions(ids, pictures)
         places = torch.isin(ids, self.visual_ids).nonzero()[:, 0]
-        return self._prompts.put(key, Prefix(key, Prompt(ids, places, positions, next_position, pictures), len(ids)))
+        return self._prompts.put(key, Prefix(key, Prompt(ids, places, positions, next_position, pictures, tuple(images)), len(ids)))
 
     def encode_append(self, messages: Sequence[Message]) -> list[int]:
         """Text-only tokens that follow an assistant answer: the end of its turn, `messages`, the next generation prompt."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fovea.batch import Batch, Learner, Method, Streams, collate
+from fovea.batch import Batch, Learner, Method, Needs, Streams, collate
 from fovea.trainer.distributed import ALONE, Team, local
-from fovea.types import Context, Group, Task, user
+from fovea.types import Context, Group, Prefix, Task, user
+from fovea.views import View, generator
 
 
 class TrainingDiverged(RuntimeError):
@@ -108,7 +111,7 @@ def prepare(policy: Learner, method: Method, groups: Sequence[Group], context: C
     batch = replace(collate(groups), context=context)
 
     def streams(names: frozenset[str]) -> dict[str, Tensor]:
-        return team.add_rows(evaluate_all(policy, batch, names, micro_batch, batch.home_B == team.rank), batch.home_B)
+        return team.add_rows(evaluate_all(policy, batch, names, micro_batch, batch.home_B == team.rank, method.needs.views), batch.home_B)
 
     with torch.no_grad():
         if batch.remote:
@@ -118,25 +121,28 @@ def prepare(policy: Learner, method: Method, groups: Sequence[Group], context: C
     return batch
 
 
-def evaluate_all(policy: Learner, batch: Batch, names: frozenset[str], micro_batch: int, mine_B: Tensor | None = None) -> dict[str, Tensor]:
+def evaluate_all(
+    policy: Learner,
+    batch: Batch,
+    names: frozenset[str],
+    micro_batch: int,
+    mine_B: Tensor | None = None,
+    views: Mapping[str, View] = MappingProxyType({}),
+) -> dict[str, Tensor]:
     """Streams of the whole batch, one packed pass per variant; "reference/logp" means "logp" under variant "reference".
 
-    Rows that are not in `mine_B` (default: all are) stay zero.
+    Rows that are not in `mine_B` (default: all are) stay zero. Under a view, rows without pictures are NaN.
 
     "next_value", the value after a row's last unit, is asked for only when some row was cut.
     """
     if not bool(batch.bootstrap_B.any()):
         names = names - {"next_value"}
-    by_variant: dict[str, set[str]] = {}
-    for name in names:
-        variant, _, stream = name.rpartition("/")
-        by_variant.setdefault(variant or "policy", set()).add(stream)
     out: dict[str, Tensor] = {}
     order = torch.argsort(batch.prefix_B, stable=True)
     order = order if mine_B is None else order[mine_B[order]]
-    for variant, streams in by_variant.items():
+    for variant, streams in by_variant(names).items():
         for part in order.split(max(1, micro_batch)) if len(order) else ():
-            for stream, x in policy.evaluate(batch.rows(part), frozenset(streams), variant).items():
+            for stream, x in under(policy, batch.rows(part), streams, variant, views).items():
                 name = stream if variant == "policy" else f"{variant}/{stream}"
                 if name not in out:
                     shape = (batch.B, batch.mask_BT.shape[1], *x.shape[2:]) if x.ndim > 1 else (batch.B,)
@@ -146,6 +152,31 @@ def evaluate_all(policy: Learner, batch: Batch, names: frozenset[str], micro_bat
                 else:
                     out[name][part] = x
     return out
+
+
+def under(policy: Any, batch: Batch, streams: frozenset[str], variant: str, views: Mapping[str, View]) -> dict[str, Tensor]:
+    """`policy.evaluate` under a variant: other weights, or the present ones with what a view shows."""
+    if variant not in views:
+        return policy.evaluate(batch, streams, variant)
+    shown, blind_B = seen(policy, batch, views[variant])
+    found = policy.evaluate(shown, streams, "policy")
+    return {k: torch.where(blind_B.view(-1, *[1] * (x.ndim - 1)), math.nan, x) for k, x in found.items()}
+
+
+def seen(policy: Any, batch: Batch, view: View) -> tuple[Batch, Tensor]:
+    """(the batch with its prompts as `view` shows them, (B,) bool: rows whose prompt has no picture)."""
+    index: dict[tuple[str | int, ...], int] = {}
+    prefixes: list[Prefix] = []
+    owners = zip(batch.prefix_B.tolist(), batch.episode_B.tolist())
+    own = [(batch.prefixes[p], (e,) if view.per == "response" else ()) for p, e in owners]
+    for prefix, episode in own:
+        address = (prefix.key, batch.context.step, *episode)
+        if address not in index:
+            index[address] = len(prefixes)
+            prefixes.append(policy.redraw(prefix, lambda i, image, address=address: view(image, generator((*address, i)))))
+    at = [index[prefix.key, batch.context.step, *episode] for prefix, episode in own]
+    blind = [prefixes[n] is prefix for n, (prefix, _) in zip(at, own)]
+    return replace(batch, prefixes=prefixes, prefix_B=torch.tensor(at)), torch.tensor(blind)
 
 
 def optimizer_step(
@@ -172,7 +203,7 @@ def optimizer_step(
     micros = part.rows(mine).micro_batches(micro_batch, method.needs.unit) if len(mine) else []
     rounds = team.largest(len(micros)) if team.sharded else len(micros)  # a layer is put together by all processes at once
     for micro in micros:
-        out = Streams(evaluate_with_gradient(policy, micro, method.needs.loss), "loss")
+        out = Streams(evaluate_with_gradient(policy, micro, method.needs.loss, method.needs.views), "loss")
         loss, metrics = method.loss(out, micro)
         if loss.requires_grad:
             loss.backward()
@@ -181,7 +212,7 @@ def optimizer_step(
         for name, value in {"loss/total": loss.detach(), **metrics}.items():
             sums[name] = sums.get(name, 0.0) + float(value)
     for _ in range(rounds - len(micros)):
-        keep_step(policy, method.needs.loss, team)
+        keep_step(policy, method.needs, team)
     sums = team.add(sums)
     trained = trained_weights(optimizer)
     team.add_gradients(trained)
@@ -205,24 +236,30 @@ def clip(weights: Sequence[Tensor], largest: float, team: Team) -> float:
     return float(norm)
 
 
-def keep_step(policy: Any, names: frozenset[str], team: Team) -> None:
+def keep_step(policy: Any, needs: Needs, team: Team) -> None:
     """A forward and backward on one token that changes nothing: with sharded weights every process must make equally many."""
     from fovea.trainer.offline import given_episode
 
     task = Task(id="idle", source="idle", prompt=user("", images=0))
     group = Group(task, [given_episode(policy, task, policy.encode(task.prompt, ()), "", "gold", Context())])
-    team.go_along(evaluate_with_gradient(policy, collate([group]), names).values())
+    team.go_along(evaluate_with_gradient(policy, collate([group]), needs.loss, needs.views).values())
 
 
-def evaluate_with_gradient(policy: Learner, micro: Batch, names: frozenset[str]) -> dict[str, Tensor]:
-    """As `evaluate_all`, for one micro-batch and with gradient (variants other than "policy" without)."""
-    current = frozenset(n for n in names if "/" not in n)
-    out = dict(policy.evaluate(micro, current)) if current else {}
-    others = names - current
-    if others:
-        with torch.no_grad():
-            out |= evaluate_all(policy, micro, others, micro.B)
+def evaluate_with_gradient(policy: Learner, micro: Batch, names: frozenset[str], views: Mapping[str, View]) -> dict[str, Tensor]:
+    """As `evaluate_all`, for one micro-batch and with gradient, the reference's streams without."""
+    out: dict[str, Tensor] = {}
+    for variant, streams in by_variant(names).items():
+        with contextlib.nullcontext() if variant == "policy" or variant in views else torch.no_grad():
+            found = under(policy, micro, streams, variant, views)
+        out |= {stream if variant == "policy" else f"{variant}/{stream}": x for stream, x in found.items()}
     return out
+
+
+def by_variant(names: frozenset[str]) -> dict[str, frozenset[str]]:
+    """Variant -> its streams; "policy" first."""
+    parts = sorted((variant or "policy", stream) for variant, _, stream in (name.rpartition("/") for name in names))
+    order = sorted({variant for variant, _ in parts}, key=lambda v: (v != "policy", v))
+    return {variant: frozenset(stream for v, stream in parts if v == variant) for variant in order}
 
 
 def minibatches(batch: Batch, parts: int, epochs: int, seed: int, step: int) -> list[Batch]:

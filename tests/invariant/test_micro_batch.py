@@ -7,7 +7,7 @@ import torch
 
 from fovea.batch import Streams, collate
 from fovea.methods import METHODS, get
-from fovea.trainer.update import Adam, evaluate_all, optimizer_step
+from fovea.trainer.update import Adam, evaluate_all, evaluate_with_gradient, optimizer_step
 from tests.methods.toy import Toy, gold, pairs, rollout
 
 VARIANTS = {
@@ -23,6 +23,8 @@ VARIANTS = {
     "remax": [{}, {"clip": True, "beta": 0.05}],
     "reinforce_pp": [{}, {"baseline": True, "gamma": 0.9}, {"kl": "k2", "kl_in": "loss", "reward": "steps"}],
     "ppo": [{}, {"gamma": 0.99, "beta": 0.05, "entropy_coef": 0.01, "reward": "steps", "dual_clip": 0.0, "value_clip": 0.0}],
+    "papo": [{"gamma": 0.3, "eta": 0.1, "top": 0.5}, {"gamma": 0.2, "eta_masked": 0.1, "masked_gradient": True, "beta": 0.0}],
+    "vppo": [{}, {"keep": "bottom", "share": 0.5, "beta": 0.05, "penalty": 0.0}],
     "dpo": [{}, {"label_smoothing": 0.1, "nll_coef": 0.2}],
 }
 CASES = [(name, options) for name in METHODS for options in VARIANTS.get(name, [{}])]
@@ -43,7 +45,7 @@ def trained(method, micro_batch, continuous=False):
     for step in range(5):
         batch = collate(groups_for(method, policy, step), dtype=torch.float64)
         with torch.no_grad():
-            batch.stored = Streams(evaluate_all(policy, batch, method.needs.before, micro_batch), "before")
+            batch.stored = Streams(evaluate_all(policy, batch, method.needs.before, micro_batch, views=method.needs.views), "before")
             batch.adv_BT = method.credit(batch)
         history.append(optimizer_step(policy, method, batch, optimizer, lr=0.05, micro_batch=micro_batch, max_grad_norm=1.0, max_tokens=10))
     return torch.cat([p.detach().flatten() for p in policy.parameters()]), history
@@ -70,13 +72,13 @@ def test_order_of_rows_and_padding_change_nothing(name, options):
     policy = Toy().set_reference()
     batch = collate(groups_for(method, policy, 0), dtype=torch.float64)
     with torch.no_grad():
-        batch.stored = Streams(evaluate_all(policy, batch, method.needs.before, 8), "before")
+        batch.stored = Streams(evaluate_all(policy, batch, method.needs.before, 8, views=method.needs.views), "before")
         batch.adv_BT = method.credit(batch)
     batch.totals = batch.count(10)
 
     def gradient(rows):
         policy.zero_grad()
-        loss, _ = method.loss(Streams(policy.evaluate(rows, method.needs.loss)), rows)
+        loss, _ = method.loss(Streams(evaluate_with_gradient(policy, rows, method.needs.loss, method.needs.views)), rows)
         loss.backward()
         return loss.item(), torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
 

@@ -29,7 +29,7 @@ from tests.methods.toy import T_MAX, Toy, gold, pairs, rollout
 def credited(method, policy, groups, max_tokens=T_MAX):
     batch = collate(groups, dtype=torch.float64)
     with torch.no_grad():
-        batch.stored = Streams(evaluate_all(policy, batch, method.needs.before, 100), "before")
+        batch.stored = Streams(evaluate_all(policy, batch, method.needs.before, 100, views=method.needs.views), "before")
         batch.adv_BT = method.credit(batch)
     batch.totals = batch.count(max_tokens)
     return batch

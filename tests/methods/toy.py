@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +37,10 @@ class Toy(torch.nn.Module):
             frozen.weight_DV.mul_(0.7)
         self.reference = [frozen]
         return self
+
+    def redraw(self, prefix: Prefix, change: Callable[..., Any]) -> Prefix:
+        """Another picture is another prompt here; prompt 3 has no picture."""
+        return prefix if prefix.data == 3 else Prefix(f"{prefix.key}~", data=(prefix.data + 1) % PROMPTS)
 
     def forward(self, batch: Batch, want: frozenset[str]) -> dict[str, Tensor]:
         return self.evaluate(batch, want)

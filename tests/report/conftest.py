@@ -1,6 +1,5 @@
 import pytest
 
-from fovea import doctor
 from tests.report import fake_run
 
 
@@ -8,19 +7,6 @@ from tests.report import fake_run
 def finished(tmp_path_factory):
     """A small finished run with its page; tests must not change it."""
     return fake_run.write(tmp_path_factory.mktemp("run"), steps=8, eval_every=4, rollout_every=4, tasks=10, group_size=3)
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    """Chromium, driven by Playwright: for what must be clicked, waited for, or measured."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright; the extra test brings it")
-    program = doctor.browser()
-    if not program:
-        pytest.skip("no Chromium; `make system` installs it")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from html.parser import HTMLParser
 
 import pytest
 
-from fovea.doctor import browser
 from tests.site.load import ROOT, module
 
 build, pages_made = module("build"), module("pages")
@@ -71,27 +70,21 @@ def test_nothing_is_loaded_from_a_network(site, pages):
 
 
 @pytest.mark.slow
-def test_in_a_browser_search_works_from_files_and_no_page_is_wider_than_a_phone(site):
-    playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright; the extra test brings it")
-    program = browser()
-    if not program:
-        pytest.skip("no Chromium; make system brings it")
+def test_in_a_browser_search_works_from_files_and_no_page_is_wider_than_a_phone(site, chromium):
     outside = []
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-        page = chromium.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(120_000)  # a busy machine is no failure
-        page.on("request", lambda r: outside.append(r.url) if not re.match(r"file:|data:|blob:|about:", r.url) else None)
-        page.on("pageerror", lambda e: outside.append(str(e)))
-        page.goto((site / "methods" / "grpo.html").as_uri())
-        page.keyboard.press("Control+k")
-        page.keyboard.type("entropy_coef", delay=20)
-        page.get_by_text(re.compile(r"[1-9]\d* results?")).first.wait_for()
-        page.set_viewport_size({"width": 400, "height": 800})
-        for name in ("index", "overview", "methods/dapo", "reference/mathematics", "systems", "recipes", "troubleshooting", "papers"):
-            page.goto((site / f"{name}.html").as_uri())
-            assert page.evaluate("document.documentElement.scrollWidth") <= 400, name
-        chromium.close()
+    page = chromium.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(120_000)  # a busy machine is no failure
+    page.on("request", lambda r: outside.append(r.url) if not re.match(r"file:|data:|blob:|about:", r.url) else None)
+    page.on("pageerror", lambda e: outside.append(str(e)))
+    page.goto((site / "methods" / "grpo.html").as_uri())
+    page.keyboard.press("Control+k")
+    page.keyboard.type("entropy_coef", delay=20)
+    page.get_by_text(re.compile(r"[1-9]\d* results?")).first.wait_for()
+    page.set_viewport_size({"width": 400, "height": 800})
+    for name in ("index", "overview", "methods/dapo", "reference/mathematics", "systems", "recipes", "troubleshooting", "papers"):
+        page.goto((site / f"{name}.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400, name
+    page.close()
     assert not outside
 
 

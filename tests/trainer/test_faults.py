@@ -343,7 +343,9 @@ def test_a_closed_console_saves_and_ends(model, tmp_path):
     wrapped = [
         sys.executable,
         "-c",
-        "import os, sys, fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])",
+        # tests that were started with nohup have SIGHUP ignored, which the run would take over
+        "import os, signal, sys, fcntl, termios; signal.signal(signal.SIGHUP, signal.SIG_DFL); "
+        "fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])",
     ]
     process = subprocess.Popen(
         [*wrapped, *command], stdin=side, stdout=side, stderr=side, cwd=ROOT, env=environment, start_new_session=True
