@@ -107,7 +107,7 @@ def gold_text(task: Task) -> str:
     gold = task.meta.get("gold", task.answer)
     if task.verifier == "point_in_box" and "gold" not in task.meta:
         gold = [(task.answer[0] + task.answer[2]) / 2, (task.answer[1] + task.answer[3]) / 2]
-    if isinstance(gold, list | tuple) and all(isinstance(v, str) for v in gold):
+    if isinstance(gold, list | tuple) and gold and all(isinstance(v, str) for v in gold):
         gold = ", ".join(gold) if task.verifier == "set" else gold[0]
     text = gold if isinstance(gold, str) else json.dumps(gold, default=str)
     return f"<answer>{text}</answer>"

@@ -5,9 +5,10 @@ Boxes are rows [x1, y1, x2, y2) of float arrays, all in one unit (pixels, fracti
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +17,7 @@ Array = NDArray[np.float64]
 
 COCO_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
 RECALLS_R = np.linspace(0.0, 1.0, 101)
+TINY = np.finfo(np.float64).tiny
 MAX_DETECTIONS = 100  # of one category in one picture; COCO drops the others
 
 
@@ -37,18 +39,17 @@ def as_boxes(boxes: ArrayLike) -> Array:
 
 def area(box_N4: Array) -> Array:
     """(N,); 0 where x2 <= x1 or y2 <= y1."""
-    side_N2 = (box_N4[:, 2:] - box_N4[:, :2]).clip(min=0.0)
-    return side_N2[:, 0] * side_N2[:, 1]
+    side_2N = np.maximum(box_N4.T[2:] - box_N4.T[:2], 0.0)
+    return side_2N[0] * side_2N[1]
 
 
 def _overlap(a_N4: Array, b_M4: Array, least: float) -> tuple[Array, Array]:
     """Intersection and union (N, M)."""
-    side_NM2 = np.minimum(a_N4[:, None, 2:], b_M4[None, :, 2:]) - np.maximum(a_N4[:, None, :2], b_M4[None, :, :2])
-    inner_NM = np.where((side_NM2 > least).all(2), side_NM2[..., 0] * side_NM2[..., 1], 0.0)
-    area_N, area_M = area(a_N4), area(b_M4)
-    empty_NM = (area_N[:, None] == 0) | (area_M[None] == 0)
-    inner_NM[empty_NM] = 0.0
-    return inner_NM, area_N[:, None] + area_M[None] - inner_NM
+    a_4N1, b_41M = a_N4.T[:, :, None], b_M4.T[:, None]  # the long axes last, where numpy is fast
+    side_2NM = np.minimum(a_4N1[2:], b_41M[2:]) - np.maximum(a_4N1[:2], b_41M[:2])
+    side_2NM *= side_2NM > least  # a box without area has no overlap that is wider than 0
+    inner_NM = side_2NM[0] * side_2NM[1]
+    return inner_NM, area(a_N4)[:, None] + area(b_M4) - inner_NM
 
 
 def iou(a_N4: ArrayLike, b_M4: ArrayLike, least: float = 0.0) -> Array:
@@ -57,21 +58,22 @@ def iou(a_N4: ArrayLike, b_M4: ArrayLike, least: float = 0.0) -> Array:
     least: overlaps that are not wider and higher than this count nothing. VLM-R1's code has 1 pixel.
     """
     inner_NM, union_NM = _overlap(as_boxes(a_N4), as_boxes(b_M4), least)
-    return np.divide(inner_NM, union_NM, out=np.zeros_like(inner_NM), where=union_NM > 0)
+    return inner_NM / np.maximum(union_NM, TINY)
 
 
 def _hull(a_N4: Array, b_M4: Array) -> Array:
-    """Sides (N, M, 2) of the smallest box around each pair."""
-    return np.maximum(a_N4[:, None, 2:], b_M4[None, :, 2:]) - np.minimum(a_N4[:, None, :2], b_M4[None, :, :2])
+    """Sides (2, N, M) of the smallest box around each pair."""
+    a_4N1, b_41M = a_N4.T[:, :, None], b_M4.T[:, None]
+    return np.maximum(a_4N1[2:], b_41M[2:]) - np.minimum(a_4N1[:2], b_41M[:2])
 
 
 def giou(a_N4: ArrayLike, b_M4: ArrayLike) -> Array:
-    """IoU − (hull − union) / hull, (N, M) in (−1, 1] (Rezatofighi et al. 2019, arXiv 1902.09630)."""
+    """IoU − (hull − union) / hull, (N, M) in [−1, 1] (Rezatofighi et al. 2019, arXiv 1902.09630); −1 where neither box has an area."""
     a, b = as_boxes(a_N4), as_boxes(b_M4)
     inner_NM, union_NM = _overlap(a, b, 0.0)
-    hull_NM = _hull(a, b).prod(2)
-    overlap_NM = np.divide(inner_NM, union_NM, out=np.zeros_like(inner_NM), where=union_NM > 0)
-    return overlap_NM - np.divide(hull_NM - union_NM, hull_NM, out=np.zeros_like(inner_NM), where=hull_NM > 0)
+    wide_NM, high_NM = _hull(a, b)
+    hull_NM = wide_NM * high_NM
+    return inner_NM / np.maximum(union_NM, TINY) - 1 + union_NM / np.maximum(hull_NM, TINY)
 
 
 def ciou(a_N4: ArrayLike, b_M4: ArrayLike) -> Array:
@@ -79,7 +81,7 @@ def ciou(a_N4: ArrayLike, b_M4: ArrayLike) -> Array:
     a, b = as_boxes(a_N4), as_boxes(b_M4)
     overlap_NM = iou(a, b)
     apart_NM2 = (a[:, None, :2] + a[:, None, 2:] - b[None, :, :2] - b[None, :, 2:]) / 2
-    corner_NM = (_hull(a, b) ** 2).sum(2)
+    corner_NM = (_hull(a, b) ** 2).sum(0)
     distance_NM = np.divide((apart_NM2**2).sum(2), corner_NM, out=np.zeros_like(overlap_NM), where=corner_NM > 0)
     angle_N, angle_M = (np.arctan2(x[:, 2] - x[:, 0], x[:, 3] - x[:, 1]) for x in (a, b))
     v_NM = 4 / np.pi**2 * (angle_N[:, None] - angle_M[None]) ** 2
@@ -88,6 +90,11 @@ def ciou(a_N4: ArrayLike, b_M4: ArrayLike) -> Array:
 
 
 OVERLAPS: dict[str, Callable[[ArrayLike, ArrayLike], Array]] = {"iou": iou, "giou": giou, "ciou": ciou}
+
+
+def apart(a_N4: ArrayLike, b_M4: ArrayLike) -> Array:
+    """Sum of the distances of the four edges (L1), (N, M), in the unit of the boxes."""
+    return np.abs(as_boxes(a_N4).T[:, :, None] - as_boxes(b_M4).T[:, None]).sum(0)
 
 
 def assign(cost_NM: ArrayLike) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -105,13 +112,16 @@ def assign(cost_NM: ArrayLike) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 
 def greedy(overlap_NM: ArrayLike, least: float) -> list[tuple[int, int]]:
     """Pairs of falling overlap, each row and column once, until none reaches `least`; the first of equals goes first."""
-    overlap_NM = np.array(overlap_NM, np.float64)
-    pairs = []
-    while overlap_NM.size and overlap_NM.max() >= least:
-        n, m = divmod(int(overlap_NM.argmax()), overlap_NM.shape[1])
-        pairs.append((n, m))
-        overlap_NM[n], overlap_NM[:, m] = -np.inf, -np.inf
-    return pairs
+    overlap_NM = np.asarray(overlap_NM, np.float64)
+    n_C, m_C = (overlap_NM >= least).nonzero()
+    rank_C = np.argsort(-overlap_NM[n_C, m_C], kind="stable")
+    pairs: dict[int, int] = {}
+    taken: set[int] = set()
+    for n, m in zip(n_C[rank_C].tolist(), m_C[rank_C].tolist(), strict=True):
+        if n not in pairs and m not in taken:
+            pairs[n] = m
+            taken.add(m)
+    return list(pairs.items())
 
 
 # -- average precision --------------------------------------------------------------------------------------------------------
@@ -147,32 +157,43 @@ def mean_average_precision(pictures: Sequence[Picture], thresholds: Sequence[flo
     Predictions of other categories cost nothing, and neither do predictions ranked behind the last hit, as in pycocotools (all areas,
     100 detections of a category in a picture). No gold box anywhere: NaN.
     """
-    found = [_hits(p, np.asarray(thresholds, np.float64)) for p in pictures]
-    categories = sorted({c for p in pictures for c in p.gold_label_G}, key=str)
-    scores = []
-    for c in categories:
-        positives = sum(sum(x == c for x in p.gold_label_G) for p in pictures)
-        parts = [(hit_KP[:, at], score_P[at]) for hit_KP, score_P, label_P in found for at in [_first(label_P, c)]]
-        hit_KP = np.concatenate([h for h, _ in parts], 1)
-        rank_P = np.argsort(-np.concatenate([s for _, s in parts]), kind="stable")
-        scores.append(_area_under(hit_KP[:, rank_P], positives).mean())
-    return float(np.mean(scores)) if scores else float("nan")
+    positives = Counter(c for p in pictures for c in p.gold_label_G)
+    if not positives:
+        return float("nan")
+    ranked: dict[str | int, list[int]] = {c: [] for c in positives}
+    hits, scores, seen = [], [], 0
+    for picture in pictures:
+        hit_KP, score_P, label_P = _hits(picture, np.asarray(thresholds, np.float64))
+        mine: dict[str | int, list[int]] = {c: [] for c in positives}
+        for p, c in enumerate(label_P):
+            if c in mine and len(mine[c]) < MAX_DETECTIONS:
+                mine[c].append(seen + p)
+        for c, at in mine.items():
+            ranked[c] += at
+        hits.append(hit_KP)
+        scores.append(score_P)
+        seen += len(label_P)
+    longest = max(map(len, ranked.values()))
+    if not longest:
+        return 0.0
+    hit_KP, score_P = np.concatenate([*hits, np.zeros((len(thresholds), 1), bool)], 1), np.concatenate(scores)
+    if len(pictures) > 1:  # the predictions of one are in their order already
+        ranked = {c: [at[i] for i in np.argsort(-score_P[at], kind="stable")] for c, at in ranked.items()}
+    at_CP = np.array([at + [seen] * (longest - len(at)) for at in ranked.values()])  # what is filled up hits nothing, and comes last
+    return float(_area_under(hit_KP[:, at_CP], tuple(positives.values())).mean())
 
 
-def _first(label_P: Sequence[str | int], category: str | int) -> list[int]:
-    return [p for p, x in enumerate(label_P) if x == category][:MAX_DETECTIONS]
-
-
-def _hits(picture: Picture, threshold_K: Array) -> tuple[NDArray[np.bool_], Array, list[str | int]]:
+def _hits(picture: Picture, threshold_K: Array) -> tuple[NDArray[np.bool_], Array, Sequence[str | int]]:
     """Predictions by falling score: (K, P) whether each takes a gold box of its label that no better one took, scores (P,), labels.
 
     A prediction takes the free box it overlaps most, the last of equals.
     """
-    score_P = np.ones(len(picture.box_P4)) if picture.score_P is None else np.asarray(picture.score_P, np.float64)
-    rank_P = np.argsort(-score_P, kind="stable")
-    label_P = [picture.label_P[p] for p in rank_P]
-    overlap_PG = iou(picture.box_P4[rank_P], picture.gold_G4)
-    overlap_PG[[[a != b for b in picture.gold_label_G] for a in label_P] or np.zeros(overlap_PG.shape, bool)] = -1.0
+    box_P4, label_P, score_P = picture.box_P4, picture.label_P, np.ones(len(picture.box_P4))
+    if picture.score_P is not None:
+        score_P = np.asarray(picture.score_P, np.float64)
+        rank_P = np.argsort(-score_P, kind="stable")
+        box_P4, score_P, label_P = box_P4[rank_P], score_P[rank_P], [label_P[p] for p in rank_P]
+    overlap_PG = np.where(same(label_P, picture.gold_label_G), iou(box_P4, picture.gold_G4), -1.0)
     least_K1 = np.minimum(threshold_K, 1 - 1e-10)[:, None]
     K, G = len(threshold_K), overlap_PG.shape[1]
     rival_PG = overlap_PG >= least_K1.min()
@@ -184,21 +205,28 @@ def _hits(picture: Picture, threshold_K: Array) -> tuple[NDArray[np.bool_], Arra
         best_K = G - 1 - value_KG[:, ::-1].argmax(1)
         hit_KP[:, p] = value_KG[every_K, best_K] >= 0
         free_KG[every_K, best_K] &= ~hit_KP[:, p]
-    return hit_KP, score_P[rank_P], label_P
+    return hit_KP, score_P, label_P
 
 
-def _area_under(hit_KP: NDArray[np.bool_], positives: int) -> Array:
-    """(K,): mean over 101 recalls of the best precision at that recall or a higher one."""
-    if hit_KP.shape[1] == 0:
-        return np.zeros(len(hit_KP))
-    true_KP = hit_KP.cumsum(1)
-    precision_KP = true_KP / np.arange(1, hit_KP.shape[1] + 1)
-    best_KP = np.maximum.accumulate(precision_KP[:, ::-1], 1)[:, ::-1]
-    points_G = _recall_points(positives)
-    return (points_G[0] * best_KP[:, 0] + (best_KP * points_G[true_KP] * hit_KP).sum(1)) / len(RECALLS_R)
+def same(a_N: Sequence[str | int], b_M: Sequence[str | int]) -> NDArray[np.bool_]:
+    """(N, M): whether two labels are equal."""
+    number: dict[str | int, int] = {}
+    code_NM = np.array([number.setdefault(x, len(number)) for x in (*a_N, *b_M)], np.intp)
+    return code_NM[: len(a_N), None] == code_NM[len(a_N) :]
 
 
-@cache
-def _recall_points(positives: int) -> NDArray[np.intp]:
-    """(positives + 1,): how many of the 101 recalls are reached with exactly so many hits and not with one less."""
-    return np.bincount(np.searchsorted(np.arange(positives + 1) / positives, RECALLS_R), minlength=positives + 1)
+def _area_under(hit_KCP: NDArray[np.bool_], positives_C: tuple[int, ...]) -> Array:
+    """(K, C): mean over 101 recalls of the best precision at that recall or a higher one, of predictions by falling score."""
+    true_KCP = hit_KCP.cumsum(2)
+    precision_KCP = true_KCP / np.arange(1, hit_KCP.shape[2] + 1)
+    best_KCP = np.maximum.accumulate(precision_KCP[..., ::-1], 2)[..., ::-1]
+    points_CG = _recall_points(positives_C)
+    reached_KCP = points_CG[np.arange(len(positives_C))[:, None], true_KCP]
+    return (points_CG[:, 0] * best_KCP[..., 0] + (best_KCP * reached_KCP * hit_KCP).sum(2)) / len(RECALLS_R)
+
+
+@lru_cache(maxsize=4096)
+def _recall_points(positives_C: tuple[int, ...]) -> NDArray[np.intp]:
+    """(C, largest + 1): how many of the 101 recalls are reached with exactly so many hits and not with one less."""
+    reached = [np.searchsorted(np.arange(n + 1) / n, RECALLS_R) for n in positives_C]
+    return np.stack([np.bincount(r, minlength=max(positives_C) + 1) for r in reached])

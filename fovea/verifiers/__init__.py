@@ -16,7 +16,7 @@ from typing import Any
 from fovea.types import Task, Verifier
 from fovea.verifiers import answers, detection, permutation
 from fovea.verifiers.core import FunctionVerifier, PerEpisode, Unscorable, as_score, function
-from fovea.verifiers.form import format, length, random
+from fovea.verifiers.form import cosine_length, format, length, random, repetition
 from fovea.verifiers.mathematics import math
 from fovea.verifiers.parse import extract_answer
 from fovea.verifiers.programs import program
@@ -31,6 +31,8 @@ VERIFIERS: dict[str, Callable[..., Verifier]] = {
     "program": program,
     "format": format,
     "length": length,
+    "cosine_length": cosine_length,
+    "repetition": repetition,
     "random": random,
     "weighted": weighted,
 }

@@ -10,11 +10,9 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+from fovea.math.boxes import iou
 from fovea.types import Context, Episode, Verifier
 from fovea.verifiers.core import PerEpisode, Unscorable, on_answer
-from fovea.verifiers.parse import (
-    box_iou as iou,
-)
 from fovea.verifiers.parse import (
     extract_answer,
     multiset_f1,
@@ -27,6 +25,9 @@ from fovea.verifiers.parse import (
     text_similarity,
 )
 from fovea.video import still
+
+FAR = 1e9
+"""No coordinate is as large."""
 
 _YES_NO = {True: ("yes", "true"), False: ("no", "false")}
 
@@ -115,17 +116,18 @@ def text_distance(*, threshold: float = 1.0, case: bool = False) -> Verifier:
     return on_answer("text_distance", judge, threshold)
 
 
-def box_iou(*, threshold: float = 0.5, graded: bool = False, scale: float | None = None, image: int = 0) -> Verifier:
+def box_iou(*, threshold: float = 0.5, graded: bool = False, scale: float | None = None, image: int = 0, least: float = 0.0) -> Verifier:
     """Overlap with the gold box [x1, y1, x2, y2) in pixels: 1 at IoU >= threshold, or the IoU itself when `graded`.
 
     `scale` says what the policy's full side length is: None for pixels, 1 for fractions, 1000 for the 0..1000 convention; it is then
-    converted with the size of `Task.images[image]`.
+    converted with the size of `Task.images[image]`. Overlaps that are not wider and higher than `least` pixels count nothing (1 in the code
+    of VLM-R1).
     """
 
     def judge(episode: Episode, context: Context) -> Any:
         gold = _gold(episode, 4, "a box [x1, y1, x2, y2) in pixels")
         box = _said(episode, 4, scale, image)
-        overlap = 0.0 if box is None else iou(box, gold)
+        overlap = 0.0 if box is None else float(iou([box], [gold], least)[0, 0])
         return {"score": overlap if graded else float(overlap >= threshold), "iou": overlap, "correct": overlap >= threshold}
 
     return PerEpisode("box_iou", judge)
@@ -153,7 +155,9 @@ def _said(episode: Episode, count: int, scale: float | None, image: int) -> tupl
     """The coordinates of the answer in pixels."""
     answer = extract_answer(episode.text)
     numbers = None if answer is None else parse_numbers(answer, count)
-    if numbers is None or scale is None:
+    if numbers is None or any(abs(v) > FAR for v in numbers):
+        return None
+    if scale is None:
         return numbers
     if image >= len(episode.task.images):
         raise Unscorable(f"scale={scale} needs the size of image {image}, but the task has {len(episode.task.images)} image(s)")

@@ -67,6 +67,8 @@ def _from_parts(verdict: Mapping[Any, Any], threshold: float | None) -> Score:
 
 def _plain(x: Any) -> Any:
     """Numpy and torch scalars -> Python's."""
+    if type(x) in (float, int, bool):
+        return x
     with contextlib.suppress(Exception):
         return x.item() if hasattr(x, "item") and not isinstance(x, Mapping) else x
     return x

@@ -7,7 +7,6 @@ text, ``cat 1 2 3 4; dog 5 6 7 8``. Gold answers are such a list in pixels; an e
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,17 +14,23 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fovea.math.boxes import COCO_THRESHOLDS, Array, Picture, as_boxes, assign, giou, greedy, iou, mean_average_precision
+from fovea.math.boxes import COCO_THRESHOLDS, Array, Picture, apart, as_boxes, assign, giou, greedy, iou, mean_average_precision, same
 from fovea.types import Context, Episode, Verifier
 from fovea.verifiers.core import PerEpisode, Unscorable
 from fovea.verifiers.parse import READ, extract_answer, find_floats
 from fovea.video import still
 
-Rewarded = Literal["map", "ap50", "od_length", "weighted_sum"]
+Rewarded = Literal["map", "ap50", "ap75", "od_length", "weighted_sum"]
 
 LONGEST = 4 * READ
 """Characters at the end of an answer in which boxes are looked for."""
+
+FAR = 1e9
+"""No coordinate is as large."""
+
+PLAIN = frozenset({int, float})
 
 _NUMBER = r"-?\d{1,7}(?:\.\d{1,9})?"
 _FOUR = re.compile(rf"(?<![\w.]){_NUMBER}(?:[\s,]{{1,3}}{_NUMBER}){{3}}(?![\w.])")
@@ -97,74 +102,108 @@ def _object(text: str) -> list[Any]:
 
 
 def _listed(value: Any) -> Detections:
-    entries = value if isinstance(value, list | tuple) else [value]
-    boxes, labels, whole = [], [], isinstance(value, list | tuple)
-    for entry in entries:
-        box = entry.get("bbox_2d", entry.get("box")) if isinstance(entry, Mapping) else None
-        label = entry.get("label") if isinstance(entry, Mapping) else None
-        if not (isinstance(label, str) and isinstance(box, list | tuple) and len(box) == 4 and all(map(_number, box))):
+    listed = isinstance(value, (list, tuple))
+    boxes, labels, whole = [], [], listed
+    for entry in value if listed else (value,):
+        told = entry if isinstance(entry, (dict, Mapping)) else {}
+        box, label = told.get("bbox_2d", told.get("box")), told.get("label")
+        if not (isinstance(label, str) and isinstance(box, (list, tuple)) and len(box) == 4 and _numbers(box)):
             whole = False
-        elif box[0] < box[2] and box[1] < box[3]:
+            continue
+        x1, y1, x2, y2 = box
+        if x1 < x2 and y1 < y2:
             boxes.append(box)
             labels.append(label.strip())
-    return Detections(as_boxes(boxes), tuple(labels), whole, none=isinstance(value, list | tuple) and not entries)
+    return Detections(as_boxes(boxes), tuple(labels), whole, none=listed and not value)
 
 
-def _number(x: Any) -> bool:
-    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) and abs(x) < 1e9
+def _numbers(box: Sequence[Any]) -> bool:
+    a, b, c, d = box
+    plain = PLAIN.issuperset(map(type, box)) or all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in box)
+    return plain and -FAR < a < FAR and -FAR < b < FAR and -FAR < c < FAR and -FAR < d < FAR
+
+
+def _named(found: Detections, gold: Detections) -> NDArray[np.bool_]:
+    """(P, G): whether the labels are equal, whatever their case."""
+    return same([x.lower() for x in found.labels], [x.lower() for x in gold.labels])
 
 
 # -- VLM-R1 -------------------------------------------------------------------------------------------------------------------
 
 
-def detection(*, reward: Rewarded = "od_length", scale: float | None = None, image: int = 0) -> Verifier:
+def detection(*, reward: Rewarded = "od_length", at: float = 0.5, scale: float | None = None, image: int = 0) -> Verifier:
     """How well labelled boxes are found in one picture (VLM-R1, arXiv 2504.07615, section 3.3 and its code).
 
-    reward: "map" is COCO's AP (IoU .50 to .95) of this picture, all scores equal, and "ap50" that at IoU 0.5: boxes behind the last hit
-      are free, so a policy learns to spam. "od_length" multiplies "map" by #gold / #boxes where there are more boxes than gold.
+    reward: "map" is COCO's AP (IoU .50 to .95) of this picture, all scores equal, "ap50" and "ap75" that at one IoU: boxes behind the
+      last hit are free, so a policy learns to spam. "od_length" multiplies "map" by #gold / #boxes where there are more boxes than gold.
       "weighted_sum" is 0.7 · Σ IoU of the matches / #gold + 0.3 · (1 − (miss rate + false-alarm rate) / 2).
-    scale, image: as for `box_iou`.
+    at: the IoU from which on the parts count a hit. scale, image: as for `box_iou`.
 
-    Parts: boxes (how many), precision and recall at IoU 0.5 with the right label.
+    Parts: boxes and gold (how many); precision, recall and f1 of boxes with the right label.
     """
-    judges: dict[str, Callable[[Detections, Detections], float]] = {
+    judges: dict[str, Judge] = {
         "map": partial(_average_precision, thresholds=COCO_THRESHOLDS),
         "ap50": partial(_average_precision, thresholds=(0.5,)),
+        "ap75": partial(_average_precision, thresholds=(0.75,)),
         "od_length": _od_length,
         "weighted_sum": _weighted_sum,
     }
     if reward not in judges:
         raise ValueError(f"detection: reward is {reward!r}; expected one of {', '.join(judges)}")
+    least = 1.0 if reward == "weighted_sum" else 0.0
+    gold_of = _last(_gold)
 
     def judge(episode: Episode, context: Context) -> dict[str, float]:
-        found, gold = _said(episode, scale, image), _gold(episode)
-        value = float(found.none) if not gold.labels else judges[reward](found, gold) if found.labels else 0.0
-        return {"score": value, **_measured(found, gold)}
+        found, gold = _said(episode, scale, image), gold_of(episode)
+        pairs = Pairs(found, gold, iou(found.box_N4, gold.box_N4, least), _named(found, gold))
+        if gold.labels:
+            value = judges[reward](pairs) if found.labels else 0.0
+        else:
+            value = float(found.none)
+        return {"score": value, **_measured(pairs, at)}
 
     return PerEpisode("detection", judge)
 
 
-def _average_precision(found: Detections, gold: Detections, thresholds: Sequence[float]) -> float:
+@dataclass(frozen=True)
+class Pairs:
+    """Boxes of an answer and of the truth, how much each pair overlaps and whether its labels are equal, (P, G) each."""
+
+    found: Detections
+    gold: Detections
+    overlap_PG: Array
+    named_PG: NDArray[np.bool_]
+
+
+Judge = Callable[[Pairs], float]
+
+
+def _average_precision(pairs: Pairs, thresholds: Sequence[float]) -> float:
+    found, gold = pairs.found, pairs.gold
     return mean_average_precision([Picture(found.box_N4, found.labels, gold.box_N4, gold.labels)], thresholds)
 
 
-def _od_length(found: Detections, gold: Detections) -> float:
-    return _average_precision(found, gold, COCO_THRESHOLDS) * min(1.0, len(gold.labels) / len(found.labels))
+def _od_length(pairs: Pairs) -> float:
+    return _average_precision(pairs, COCO_THRESHOLDS) * min(1.0, len(pairs.gold.labels) / len(pairs.found.labels))
 
 
-def _weighted_sum(found: Detections, gold: Detections) -> float:
-    overlap_NM = iou(found.box_N4, gold.box_N4, least=1.0)
-    pairs = greedy(overlap_NM, 0.5)
-    P, G = overlap_NM.shape
-    position = sum(overlap_NM[p, g] for p, g in pairs if found.labels[p].lower() == gold.labels[g].lower()) / G
-    return float(0.7 * position + 0.3 * (1 - ((G - len(pairs)) / G + (P - len(pairs)) / P) / 2))
+def _weighted_sum(pairs: Pairs) -> float:
+    matched = greedy(pairs.overlap_PG, 0.5)
+    P, G = pairs.overlap_PG.shape
+    position = sum(pairs.overlap_PG[p, g] for p, g in matched if pairs.named_PG[p, g]) / G
+    return float(0.7 * position + 0.3 * (1 - ((G - len(matched)) / G + (P - len(matched)) / P) / 2))
 
 
-def _measured(found: Detections, gold: Detections) -> dict[str, float]:
-    P, G = len(found.labels), len(gold.labels)
-    same_PG = np.array([[a.lower() == b.lower() for b in gold.labels] for a in found.labels], bool).reshape(P, G)
-    hits = len(greedy(np.where(same_PG, iou(found.box_N4, gold.box_N4), 0.0), 0.5))
-    return {"boxes": float(P), "precision": hits / P if P else float(G == 0), "recall": hits / G if G else 1.0}
+def _measured(pairs: Pairs, at: float) -> dict[str, float]:
+    P, G = pairs.overlap_PG.shape
+    hits = len(greedy(np.where(pairs.named_PG, pairs.overlap_PG, -1.0), at))
+    return {
+        "boxes": float(P),
+        "gold": float(G),
+        "precision": hits / P if P else float(G == 0),
+        "recall": hits / G if G else 1.0,
+        "f1": 2 * hits / (P + G) if P + G else 1.0,
+    }
 
 
 # -- Vision-R1 (criterion) ----------------------------------------------------------------------------------------------------
@@ -197,18 +236,18 @@ def criterion(
         raise ValueError(f"criterion: parts is {tuple(parts)!r}; expected some of {', '.join(known)}")
     if per not in ("matched", "predicted"):
         raise ValueError(f"criterion: per is {per!r}; expected 'matched' or 'predicted'")
+    gold_of = _last(_gold)
 
     def judge(episode: Episode, context: Context) -> dict[str, float]:
-        found, gold = _said(episode, scale, image), _gold(episode)
+        found, gold = _said(episode, scale, image), gold_of(episode)
         late = progressive and context.progress >= switch
         tau, low, high = (0.75, 0.75, 0.9) if late else (0.5, 0.5, 0.75)
         v_N = _matched(found, gold)
         if not found.labels:
             recall = precision = float(found.none and not gold.labels)
         else:
-            reached = np.where(v_N == tau, tau, v_N > tau).sum() / max(1, len(gold.labels))
-            recall = float(squash(np.array([reached]), 0.5, 0.75)[0])
-            precision = float(squash(v_N, low, high).sum() / (len(found.labels) if per == "predicted" else max(1, len(v_N))))
+            recall = squash(sum(squash(v, tau, tau) for v in v_N) / max(1, len(gold.labels)), 0.5, 0.75)
+            precision = sum(squash(v, low, high) for v in v_N) / (len(found.labels) if per == "predicted" else max(1, len(v_N)))
         well = found.whole and not found.none if gold.labels else found.none
         value = {"format": float(well), "recall": recall, "precision": precision}
         return {"score": sum(value[p] for p in parts), **value, "boxes": float(len(found.labels))}
@@ -216,19 +255,17 @@ def criterion(
     return PerEpisode("criterion", judge)
 
 
-def squash(v_N: Array, low: float, high: float) -> Array:
+def squash(v: float, low: float, high: float) -> float:
     """0 below `low`, 1 above `high`, `v` between; both bounds keep their value."""
-    return np.where(v_N < low, 0.0, np.where(v_N > high, 1.0, v_N))
+    return 0.0 if v < low else 1.0 if v > high else v
 
 
-def _matched(found: Detections, gold: Detections) -> Array:
+def _matched(found: Detections, gold: Detections) -> list[float]:
     """(min(P, G),) GIoU of the matched pairs."""
     if not found.labels or not gold.labels:
-        return np.zeros(0)
+        return []
     giou_PG = giou(found.box_N4, gold.box_N4)
-    same_PG = np.array([[a.lower() == b.lower() for b in gold.labels] for a in found.labels], np.float64)
-    apart_PG = np.abs(found.box_N4[:, None] - gold.box_N4[None]).sum(2)
-    return giou_PG[assign(apart_PG - same_PG - giou_PG)]
+    return giou_PG[assign(apart(found.box_N4, gold.box_N4) - _named(found, gold) - giou_PG)].tolist()
 
 
 # -- from an episode ----------------------------------------------------------------------------------------------------------
@@ -242,6 +279,20 @@ def _said(episode: Episode, scale: float | None, image: int) -> Detections:
         raise Unscorable(f"scale={scale} needs the size of image {image}, but the task has {len(episode.task.images)} image(s)")
     w, h = still(episode.task.images[image]).size
     return Detections(found.box_N4 / scale * np.array([w, h, w, h]), found.labels, found.whole, found.none)
+
+
+def _last(read: Callable[[Episode], Detections]) -> Callable[[Episode], Detections]:
+    """`read`, which reads no episode of the same task again while the tasks do not change: the answers of a group share their gold."""
+    kept: list[tuple[Any, Detections]] = []
+
+    def remembered(episode: Episode) -> Detections:
+        if kept and (pair := kept[0])[0] is episode.task:
+            return pair[1]
+        found = read(episode)
+        kept[:] = [(episode.task, found)]
+        return found
+
+    return remembered
 
 
 def _gold(episode: Episode) -> Detections:

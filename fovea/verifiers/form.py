@@ -1,12 +1,16 @@
-"""Verifiers of form rather than content: tag grammar, length, and a random control."""
+"""Verifiers of form rather than content: tag grammar, length, repetition, and a random control."""
 
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from collections.abc import Sequence
 
-from fovea.types import Context, Episode, Verifier
+from fovea.types import Context, Episode, Group, Verifier
 from fovea.verifiers.core import PerEpisode, Unscorable
+from fovea.verifiers.detection import parse_detections
+from fovea.verifiers.parse import READ, extract_answer, tagged
 
 
 def follows_tags(text: str, tags: Sequence[str], strict: bool = False) -> bool:
@@ -27,10 +31,22 @@ def follows_tags(text: str, tags: Sequence[str], strict: bool = False) -> bool:
     return not (strict and "".join([*outside, text[at:]]).strip())
 
 
-def format(*, tags: Sequence[str] = ("think", "answer"), strict: bool = False) -> Verifier:
-    """1 when the whole text follows the tag grammar (each tag exactly once, in order), else 0."""
+def format(*, tags: Sequence[str] = ("think", "answer"), strict: bool = False, holds: str = "") -> Verifier:
+    """1 when the whole text follows the tag grammar (each tag exactly once, in order), else 0.
+
+    `strict` forbids text outside the tags. `holds` is a regular expression that must occur in the content of the last tag.
+    """
     names = (tags,) if isinstance(tags, str) else tuple(tags)
-    return PerEpisode("format", lambda episode, context: follows_tags(episode.text, names, strict))
+    try:
+        pattern = re.compile(holds, re.DOTALL)
+    except re.error as error:
+        raise ValueError(f"format: holds is {holds!r}, which is no regular expression: {error}") from None
+
+    def judge(episode: Episode, context: Context) -> bool:
+        good = follows_tags(episode.text, names, strict)
+        return good and pattern.search((tagged(episode.text, names[-1]) or "")[-READ:]) is not None if holds else good
+
+    return PerEpisode("format", judge)
 
 
 def length(*, min: int = 0, max: int | None = None, unit: str = "tokens", soft: int = 0) -> Verifier:
@@ -42,15 +58,70 @@ def length(*, min: int = 0, max: int | None = None, unit: str = "tokens", soft: 
         raise ValueError(f"length: unit is {unit!r}; expected 'tokens', 'chars' or 'words'")
 
     def judge(episode: Episode, context: Context) -> float:
-        if unit == "tokens" and not episode.segments and episode.text:
-            raise Unscorable("the episode carries no token record; use unit='chars' or 'words'")
-        n = {"tokens": lambda: episode.length, "chars": lambda: len(episode.text), "words": lambda: len(episode.text.split())}[unit]()
+        n = {"tokens": lambda: _tokens(episode), "chars": lambda: len(episode.text), "words": lambda: len(episode.text.split())}[unit]()
         over = 0 if max is None else n - max
         if n < min:
             return 0.0
         return 1.0 if over <= 0 else (1.0 - over / soft if over < soft else 0.0)
 
     return PerEpisode("length", judge)
+
+
+def _tokens(episode: Episode) -> int:
+    if not episode.segments and episode.text:
+        raise Unscorable("the episode carries no token record; use the verifier 'length' with unit='chars' or 'words'")
+    return episode.length
+
+
+def cosine_length(
+    *,
+    longest: int = 1024,
+    right: tuple[float, float] = (1.0, 0.5),
+    wrong: tuple[float, float] = (-0.5, 0.0),
+    threshold: float = 0.5,
+    blind: bool = False,
+) -> Verifier:
+    """Short right answers and long wrong ones earn more (VLM-R1): a − (a − b)(1 − cos(π L / longest)) / 2 at a length of L tokens.
+
+    right, wrong: (a, b), what an answer without a token earns and one of `longest` tokens or more; which of the two an answer is says the
+    task's own verifier (its value must reach `threshold` where it does not know right from wrong). `blind` takes every answer for right, as
+    VLM-R1's released code does, which overwrites the accuracy.
+    """
+    if longest < 1:
+        raise ValueError(f"cosine_length: longest is {longest}; expected at least 1 token")
+
+    def judge(episode: Episode, context: Context) -> float:
+        at_0, at_longest = right if blind or _is_right(episode, context, threshold) else wrong
+        return at_0 - (at_0 - at_longest) * (1 - math.cos(math.pi * min(1.0, _tokens(episode) / longest))) / 2
+
+    return PerEpisode("cosine_length", judge)
+
+
+def _is_right(episode: Episode, context: Context, threshold: float) -> bool:
+    from fovea.verifiers import resolve
+
+    own = resolve(episode.task)
+    if own.scope == "group":
+        raise Unscorable(f"the verifier of task {episode.task.id!r} compares the answers of a group; expected one that judges each alone")
+    score = own.score(Group(episode.task, [episode]), context)[0]
+    if not score.ok:
+        raise Unscorable(score.reason)
+    return score.value >= threshold if score.correct is None else score.correct
+
+
+def repetition(*, words: int = 6) -> Verifier:
+    """−(share of items that repeat an earlier one), in (−1, 0]: labelled boxes, or runs of `words` words where there are none (VLM-R1)."""
+    if words < 1:
+        raise ValueError(f"repetition: words is {words}; expected at least 1")
+
+    def judge(episode: Episode, context: Context) -> float:
+        found = parse_detections(extract_answer(episode.text))
+        said = episode.text.lower().split()
+        boxes = list(zip(map(tuple, found.box_N4.tolist()), found.labels, strict=True))
+        items = boxes or [tuple(said[i : i + words]) for i in range(len(said) - words + 1)]
+        return len(set(items)) / len(items) - 1 if items else 0.0
+
+    return PerEpisode("repetition", judge)
 
 
 def random(*, p: float = 0.5, seed: int = 0) -> Verifier:

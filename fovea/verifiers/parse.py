@@ -252,16 +252,6 @@ def parse_numbers(value: Any, count: int) -> tuple[float, ...] | None:
     return tuple(numbers[-count:]) if len(numbers) >= count else None
 
 
-def box_iou(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union of two boxes [x1, y1, x2, y2) in the same unit; a box without area overlaps nothing."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    area_a = max(0.0, a[2] - a[0]) * max(0.0, a[3] - a[1])
-    area_b = max(0.0, b[2] - b[0]) * max(0.0, b[3] - b[1])
-    inner = max(0.0, width) * max(0.0, height)
-    return inner / (area_a + area_b - inner) if area_a > 0 and area_b > 0 else 0.0
-
-
 # -- items --------------------------------------------------------------------------------------------------------------------
 
 

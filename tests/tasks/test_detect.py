@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fovea.checks import check_source
-from fovea.tasks.detect import ASKED, KINDS, NEW_PAIRS, NEW_SIDES, NOISE, SIDES, STEP, Detect, make
+from fovea.tasks.detect import ASKED, KINDS, NEW_PAIRS, NOISE, Detect, make
 from fovea.tasks.resolve import pair
 from fovea.tasks.worlds.families import COLOURS, SHAPES
 from fovea.types import Context, Episode, Group, Turn
@@ -15,8 +15,12 @@ def tasks(kind, n=30, split="train", seed=0):
     return [make(kind, i, split, seed) for i in range(n)]
 
 
-def score(task, text):
-    return resolve(task).score(Group(task, [Episode("e", task, turns=[Turn(text)])]), Context())[0]
+def text(task):
+    return task.prompt[0]["content"][1]["text"]
+
+
+def score(task, said):
+    return resolve(task).score(Group(task, [Episode("e", task, turns=[Turn(said)])]), Context())[0]
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if "noisy" not in k])
@@ -26,25 +30,25 @@ def test_the_gold_response_earns_the_full_score(kind):
 
 
 def test_the_boxes_are_those_of_the_pixels():
-    """What clearly differs from the paper fills exactly the drawn boxes; a quarter of a pixel's colour may lie beyond an edge."""
+    """What clearly differs from the paper fills the boxes, to the pixel that rounding leaves."""
     for task in tasks("ovd", 20):
         pixels = np.asarray(task.images[0]).astype(int)
         boxes = [s["box"] for s in task.meta["shapes"]]
         free = np.ones(pixels.shape[:2], bool)
         for x1, y1, x2, y2 in boxes:
-            free[y1:y2, x1:x2] = False
+            free[max(0, y1 - 1) : y2 + 1, max(0, x1 - 1) : x2 + 1] = False
         inked = np.abs(pixels - np.median(pixels[free], 0)).max(2) > 70
         assert not inked[free].any()
         for x1, y1, x2, y2 in boxes:
-            drawn = inked[y1:y2, x1:x2]
-            assert drawn.any(0).mean() > 0.6
-            assert drawn.any(1).mean() > 0.6
+            drawn = inked[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1]
+            assert drawn.any(0).all()
+            assert drawn.any(1).mean() > 0.8
 
 
 def test_a_list_asks_for_three_colours_some_of_them_absent_and_names_what_is_there():
     absent = 0
     for task in tasks("ovd"):
-        words = task.prompt[0]["content"][1]["text"].replace(",", "").split()
+        words = text(task).replace(",", "").split()
         asked = [c for c in words if c in COLOURS]
         assert len(asked) == ASKED
         wanted = sorted((s["colour"], *s["box"]) for s in task.meta["shapes"] if s["colour"] in asked)
@@ -56,21 +60,22 @@ def test_a_list_asks_for_three_colours_some_of_them_absent_and_names_what_is_the
 
 def test_one_shape_is_named_without_ambiguity():
     for task in tasks("rec"):
-        colour, shape = task.prompt[0]["content"][1]["text"].rstrip(".").split()[-2:]
+        colour, shape = text(task).partition(".")[0].split()[-2:]
         assert [s["box"] for s in task.meta["shapes"] if (s["colour"], s["shape"]) == (colour, shape)] == [task.answer]
 
 
 def test_new_kinds_show_what_the_others_never_do():
     def shown(kind):
         shapes = [s for t in tasks(kind) for s in t.meta["shapes"]]
-        sides = {(s["box"][i + 2] - s["box"][i]) // STEP for s in shapes for i in (0, 1)}
-        return {(s["colour"], s["shape"]) for s in shapes}, sides
+        squares = [s["box"] for s in shapes if s["shape"] == "square"]
+        return {(s["colour"], s["shape"]) for s in shapes}, {x2 - x1 for x1, _, x2, _ in squares}
 
     for task in ("ovd", "rec"):
         (pairs, sides), (new_pairs, new_sides) = shown(task), shown(f"{task}_new")
         assert not pairs & new_pairs
         assert new_pairs <= NEW_PAIRS
-        assert (sides, new_sides) == (set(SIDES), set(NEW_SIDES))
+        assert max(new_sides) <= 11 <= min(sides)
+    assert len(NEW_PAIRS) == 6
     assert {c for c, _ in NEW_PAIRS} == set(COLOURS)
     assert {s for _, s in NEW_PAIRS} == set(SHAPES)
 

@@ -1,7 +1,6 @@
 import json
 import time
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -77,7 +76,14 @@ def test_boxes_behind_the_hits_are_free_under_ap_and_not_under_od_length():
     assert score("detection", half, gold, reward="ap50").value == pytest.approx(0.7525, abs=5e-5)
     assert score("detection", half, gold).value == pytest.approx(0.3762, abs=5e-5)
     assert score("detection", both[:1], gold).value == pytest.approx(0.5050, abs=5e-5)
-    assert dict(score("detection", spam, gold).parts) == {"boxes": 10, "precision": 0.2, "recall": 1.0}
+    assert dict(score("detection", spam, gold).parts) == {"boxes": 10, "gold": 2, "precision": 0.2, "recall": 1.0, "f1": 4 / 12}
+
+
+def test_one_threshold_and_where_the_parts_count():
+    gold, found = boxes(("a", A), ("a", B)), boxes(("a", iou_of(0.8)), ("a", [20, 0, 30, 6]))
+    assert score("detection", found, gold, reward="ap50").value == 1.0
+    assert score("detection", found, gold, reward="ap75").value == pytest.approx(0.5050, abs=5e-5)
+    assert [score("detection", found, gold, at=at).parts["f1"] for at in (0.5, 0.75, 0.85)] == [1.0, 0.5, 0.0]
 
 
 def test_where_nothing_is_there_it_must_be_said():
@@ -91,7 +97,7 @@ def test_where_nothing_is_there_it_must_be_said():
 
 
 def test_squash_keeps_its_bounds():
-    np.testing.assert_array_equal(squash(np.array([0.49, 0.5, 0.6, 0.75, 0.76]), 0.5, 0.75), [0, 0.5, 0.6, 0.75, 1])
+    assert [squash(v, 0.5, 0.75) for v in (0.49, 0.5, 0.6, 0.75, 0.76)] == [0, 0.5, 0.6, 0.75, 1]
 
 
 @pytest.mark.parametrize(
@@ -153,8 +159,8 @@ def test_fractions_of_the_picture_are_turned_into_pixels():
 
 def test_wrong_gold_and_wrong_parameters_are_named():
     assert "is no list of" in score("detection", "None", "what").reason
-    with pytest.raises(ValueError, match="reward is 'ap75'; expected one of map, ap50, od_length, weighted_sum"):
-        build("detection", {"reward": "ap75"})
+    with pytest.raises(ValueError, match="reward is 'ap90'; expected one of map, ap50, ap75, od_length, weighted_sum"):
+        build("detection", {"reward": "ap90"})
     with pytest.raises(ValueError, match="expected some of format, recall, precision"):
         build("criterion", {"parts": ("recal",)})
 

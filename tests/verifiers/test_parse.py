@@ -127,22 +127,6 @@ def test_boxes(text, box):
     assert parse.parse_numbers(text, 4) == box
 
 
-def test_iou_by_hand():
-    assert parse.box_iou([0, 0, 10, 10], [5, 0, 15, 10]) == pytest.approx(50 / 150)
-    assert parse.box_iou([0, 0, 10, 10], [10, 0, 20, 10]) == 0
-    assert parse.box_iou([10, 10, 0, 0], [0, 0, 10, 10]) == 0
-
-
-boxes = st.tuples(*[st.integers(-50, 50)] * 4)
-
-
-@given(boxes, boxes)
-def test_iou_is_symmetric_bounded_and_free_of_scale(a, b):
-    iou = parse.box_iou(a, b)
-    assert iou == parse.box_iou(b, a) and 0 <= iou <= 1 + 1e-12
-    assert parse.box_iou([2 * v for v in a], [2 * v for v in b]) == pytest.approx(iou, abs=1e-6)
-
-
 def plain_edit_distance(a, b):
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):

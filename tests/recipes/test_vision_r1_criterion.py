@@ -1,0 +1,34 @@
+import pytest
+
+from fovea import recipes
+from fovea.ledger.claim import arm_recipe
+from fovea.ledger.runs import run_key
+from fovea.recipes.vision_r1_criterion import CLAIM, real, tiny
+from fovea.types import Context, Episode, Group, Task, Turn, user
+from fovea.verifiers import resolve
+
+GOLD = [{"label": "a", "bbox_2d": [0, 0, 10, 10]}, {"label": "a", "bbox_2d": [20, 0, 30, 10]}]
+SAID = "<answer>a 0 0 10 8, a 20 0 30 6</answer>"  # GIoU .8 and .6
+
+
+def value(reward, step):
+    task = Task("t", "ovd", user("Where?", 0), answer=GOLD, verifier="detection")
+    episode = Episode("e", task, turns=[Turn(SAID)])
+    return resolve(task, reward).score(Group(task, [episode]), Context(step=step, total_steps=100))[0].value
+
+
+def test_the_reward_of_each_arm_over_a_run():
+    by_arm = {arm: arm_recipe(tiny, c).reward for arm, c in CLAIM.arms.items() if arm != "random"}
+    at = {arm: [value(reward, step) for step in (0, 49, 50, 99)] for arm, reward in by_arm.items()}
+    assert at["progressive"] == pytest.approx([2.8, 2.8, 1.9, 1.9])
+    assert at["fixed"] == pytest.approx([2.8] * 4)
+    assert at["strict"] == pytest.approx([1.9] * 4)
+    assert at["precision_only"] == pytest.approx([0.8] * 4)
+
+
+def test_the_recipes_differ_in_size_only():
+    assert recipes.get("vision-r1-criterion:real") is real
+    assert real.reward == tiny.reward
+    assert real.method.std_eps == tiny.method.std_eps == 1e-4
+    assert real.group_size == 4
+    assert len({run_key(tiny.replace(model="tiny"), CLAIM, arm, 0) for arm in CLAIM.arms}) == len(CLAIM.arms)
