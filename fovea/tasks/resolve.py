@@ -7,6 +7,8 @@ from typing import Any
 
 SOURCES: dict[str, str] = {
     "worlds": "fovea.tasks.worlds:World",
+    "hints": "fovea.tasks.hints:Hints",
+    "sums": "fovea.tasks.sums:Sums",
     "detect": "fovea.tasks.detect:Detect",
     "jigsaw": "fovea.tasks.jigsaw:Jigsaw",
     "photos": "fovea.tasks.photos:Photos",

@@ -1,0 +1,42 @@
+"""VPPO: policy gradient only where the picture decides, on answers that are mostly words.
+
+Four coloured digits, two to be added; of about twenty words two depend on the picture.
+"""
+
+from fovea.methods.sft import SFT
+from fovea.methods.vppo import VPPO
+from fovea.recipes import dapo, grpo
+from fovea.rollout.sampling import Sampling
+
+warm = grpo.tiny.replace(
+    name="vppo-warm",
+    data="sums:noisy",
+    method=SFT(),
+    tasks_per_step=64,
+    group_size=1,
+    steps=250,
+    learning_rate=5e-4,
+    eval_tasks=0,
+)
+
+tiny = grpo.tiny.replace(
+    name="vppo",
+    model="vppo:warm",
+    data="sums:",
+    method=VPPO(),
+    sampling=Sampling(max_new_tokens=32),
+    dynamic_sampling=True,
+    tasks_per_step=12,
+    group_size=8,
+    steps=200,
+    learning_rate=1e-4,
+)
+
+real = dapo.real.replace(
+    name="vppo-real",
+    freeze=(),
+    method=VPPO(),
+    sampling=Sampling(max_new_tokens=2048, top_p=0.99),
+    reward="math",
+    updates_per_rollout=3,
+)

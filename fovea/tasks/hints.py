@@ -1,0 +1,73 @@
+"""Questions of the worlds behind a hint: a shortcut in the text that holds in training and breaks when it counts.
+
+    >>> Hints.named("count", "train", 0)[0].prompt[0]["content"][-1]["text"]
+    'Hint: 3. How many red shapes are there?'
+
+In training the hint is the answer in 7 of 10 tasks, else the answer to another question of the family; held out it always is that of
+another one. ``kept:count,colour`` keeps the hint as good when held out; ``noisy:count,colour`` is for warm starts: `meta["response"]` looks
+first in half of the tasks and repeats the hint in the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fovea.math.options import check
+from fovea.tasks.worlds import SPLITS, World, describe, draw_item, gold_response, make
+from fovea.types import Task, user
+
+RIGHT = 0.7
+LOOKS = 0.5
+FORMS = ("broken", "kept", "noisy")
+
+
+def hinted(task: Task, index: int, form: str, seed: int) -> Task:
+    """`task` behind a hint; `meta["hint"]` holds it."""
+    family, split = task.meta["family"], task.meta["split"]
+    rng = np.random.default_rng([seed, FORMS.index(form), SPLITS.index(split), index])
+    right = rng.random() < (0.0 if form == "broken" and split == "heldout" else RIGHT)
+    other, _ = draw_item(family, int(rng.integers(2**40)), split, seed)
+    hint = task.meta["gold"] if right else other.gold
+    looked = f"<think>{describe(task)}</think>{gold_response(task)}"
+    response = f"<answer>{hint}</answer>" if form == "noisy" and rng.random() >= LOOKS else looked
+    question = task.prompt[0]["content"][-1]["text"]
+    return replace(
+        task, id=f"hint/{form}/{task.id}", prompt=user(f"Hint: {hint}. {question}"), meta={**task.meta, "hint": hint, "response": response}
+    )
+
+
+@dataclass(frozen=True)
+class Hints:
+    """An infinite source without state: item i is that of `fovea.tasks.worlds.World`, behind a hint.
+
+    Attributes:
+      families: of the worlds, dealt in turn.
+      form: "broken", "kept" or "noisy" (see above).
+      split, seed: as in the worlds.
+    """
+
+    families: Sequence[str]
+    form: str = "broken"
+    split: str = "train"
+    seed: int = 0
+
+    @classmethod
+    def named(cls, what: str, split: str, seed: int) -> Hints:
+        """``FAMILIES`` or ``FORM:FAMILIES``.
+
+        Raises:
+          ValueError: an unknown form or family, with the known ones.
+        """
+        form, _, families = what.rpartition(":")
+        check("data 'hints': form", form or "broken", FORMS)
+        return cls(World.named(families, split, seed).families, form or "broken", split, seed)
+
+    def heldout(self) -> Hints:
+        return replace(self, split="heldout")
+
+    def __getitem__(self, i: int) -> Task:
+        turn, which = divmod(i, len(self.families))
+        return hinted(make(self.families[which], turn, self.split, self.seed), i, self.form, self.seed)
