@@ -310,20 +310,19 @@ LEARNERS = {"vision_language": "a small vision-language model", "pixel": "a pixe
 
 
 def systems(root: Path) -> str:
-    """The methods there are, with what is shown about each by tests and benchmark files."""
+    """Our objectives, with what is shown about each by tests and benchmark files; the published systems, with their state."""
     from fovea.ledger.rows import system_state
     from fovea.methods import METHODS
     from fovea.systems import STATES, load
 
     rows, shown = ledger_rows(root), evidence(root)
-    lines = []
-    for name in METHODS:
+    known, lines = load(), []
+    for name in (n for n in METHODS if n not in {s.slug for s in known}):
         title, _, rest = header(name)[0].partition(" — ")
         paper = re.search(r"arXiv \d{4}\.\d{5}", rest or title)
         said = shown[name] or "written, not yet tested"
         lines.append((f"`{name}`", paper[0] if paper else "", CHANGES[name], said, judged(rows.get(name))))
     out = [table(("method", "paper", "what it changes", "what is shown by tests", "claim, measured"), lines), ""]
-    known = load()
     ours = [(f"`{n}`", "", r["claim"], judged(r)) for n, r in rows.items() if n not in METHODS and n not in {s.slug for s in known}]
     begun = ours + [
         (f"`{s.slug}`", f"arXiv {s.paper}", s.essence, judged(rows.get(s.slug))) for s in known if system_state(s, rows) != "planned"
