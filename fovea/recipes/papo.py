@@ -1,7 +1,7 @@
 """PAPO: keep the answer dependent on the picture where the text offers a shortcut.
 
-Questions come with a hint that is right in 7 of 10 training tasks; the policy begins by repeating it half of the time. Held out, the hint is
-another question's answer.
+Questions come with a hint that is right in 7 of 10 training tasks; the policy begins by repeating it half of the time. Held out, the hint
+is another question's answer.
 """
 
 from fovea.methods.papo import PAPO

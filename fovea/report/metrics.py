@@ -53,7 +53,7 @@ GLOSSARY: dict[str, str] = {
     "loss/perception": "PAPO's term: less the distance between readings of the answers with the picture and with a masked one.",
     "loss/entropy_own": "A term that keeps the entropy of the sampled answers down (PAPO, VPPO).",
     "loss/entropy_masked": "The same for the reading with masked pictures (PAPO).",
-    "perception/kl": "How much a token of an answer depends on the picture: k3 of the KL to the reading with masked pictures, in nats, at most 10.",
+    "perception/kl": "How much a token depends on the picture: k3 of the KL to the reading with masked pictures, in nats, at most 10.",
     "perception/gap": "Log-probability of the answers' tokens with the picture less that with a masked one, mean over tokens, in nats.",
     "perception/kept": "Part of the tokens that have a policy gradient (VPPO).",
     "loss/nll": "The negative log-likelihood part of the loss.",

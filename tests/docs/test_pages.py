@@ -8,7 +8,7 @@ import re
 import pytest
 
 import fovea
-from fovea import sandbox
+from fovea import sandbox, systems
 from fovea.methods import METHODS
 from tests.docs.blocks import ROOT, Block, blocks_of, commands, run_command, run_page
 
@@ -146,7 +146,8 @@ def test_what_is_shown_is_read_from_tests(tmp_path):
 
 
 def test_every_method_has_its_line():
-    assert list(generate.CHANGES) == list(METHODS)
+    published = {s.slug for s in systems.load()}
+    assert list(generate.CHANGES) == [m for m in METHODS if m not in published]
 
 
 def test_a_part_without_its_markers_is_an_error():
