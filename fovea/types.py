@@ -6,7 +6,7 @@ step), ``K`` turns, ``V`` vocabulary, ``A`` action dimension. This file imports 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -190,6 +190,23 @@ class Episode:
 
 
 @dataclass(frozen=True)
+class Places:
+    """Boxes [x1, y1, x2, y2) or points [x, y] in one picture, to be drawn on it.
+
+    Attributes:
+      at: numbers of each place in pixels of the picture.
+      labels: what is said to be there, one for each place, or none.
+      hits: whether the verifier counts each place as found, where it judges them one by one.
+      image: index in `Task.images`.
+    """
+
+    at: Iterable[Iterable[float]]
+    labels: Sequence[str] = ()
+    hits: Sequence[bool] = ()
+    image: int = 0
+
+
+@dataclass(frozen=True)
 class Score:
     """A verifier's verdict. ``ok=False`` means it could not be scored (`reason` says why): a failure, never a silent zero.
 
@@ -197,6 +214,7 @@ class Score:
       value: the scalar that is learned from, any scale.
       parts: named parts of the reward, each logged.
       correct: the binary outcome behind accuracy metrics and dynamic sampling; None where the task has no such notion.
+      places, expected: where the answer points in a picture, and where it should, of a verifier that looks at places.
     """
 
     value: float
@@ -204,6 +222,8 @@ class Score:
     ok: bool = True
     correct: bool | None = None
     reason: str = ""
+    places: Places | None = field(default=None, compare=False)
+    expected: Places | None = field(default=None, compare=False)
 
     @classmethod
     def failed(cls, reason: str) -> Score:

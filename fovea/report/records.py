@@ -20,9 +20,8 @@ from fovea.report.metrics import NOISE
 
 ROLLOUTS = re.compile(r"([a-z]+)-(\d+)\.jsonl")
 PICTURE = re.compile(r"[0-9a-f]+\.png")
-COORDINATES = {"box_iou": 4, "point_in_box": 2}
-"""Verifiers that look at places -> how many numbers a place has."""
-REACH = 1e6
+REACH, PLACES, LABEL = 1e6, 200, 60
+"""Farthest pixel of a place, how many places of one answer are drawn, characters of a label."""
 LARGEST = sys.float_info.max
 POINTS = 4000
 
@@ -203,36 +202,36 @@ def short(y: float) -> float:
 
 
 def places(record: Row) -> dict[str, Any] | None:
-    """True and predicted boxes or points, in pixels of the picture they are about; None where the verifier looks at no places.
-
-    Gold places are in pixels; a prediction is too, unless the row's `scale` names what the policy calls a full side.
+    """Expected and named boxes and points, as the verifier left them; None where it looks at no places.
 
     Returns:
-      ``{"image": index, "true": [place, ...], "said": [place or None, ...]}``, a prediction for each episode.
+      ``{"true": [place, ...], "said": [[place, ...], ...]}``, a list for each episode; a place is ``{"image": index, "at": numbers in
+      pixels, "label": text, "hit": bool or None}``. What cannot be drawn is left out.
     """
-    count, params, images = COORDINATES.get(record.get("verifier", "")), record.get("params") or {}, record["images"]
-    index = params.get("image", 0)
-    if count is None or not isinstance(index, int) or not 0 <= index < len(images):
-        return None
-    from fovea.verifiers.parse import extract_answer, parse_numbers
-
-    scale = params.get("scale")
-    sides = (images[index]["width"], images[index]["height"])
-    unit = [side / scale for side in sides] if scale else [1.0, 1.0]
-    said = [parse_numbers(extract_answer(str(e.get("text", ""))), count) for e in record["episodes"]]
-    return {
-        "image": index,
-        "true": _gold_places(record.get("answer")),
-        "said": [n and [min(REACH, max(-REACH, v * unit[i % 2])) for i, v in enumerate(n)] for n in said],
-    }
+    images = record["images"]
+    true, said = _drawable(record.get("expected"), images), [_drawable(e.get("places"), images) for e in record["episodes"]]
+    return {"true": true, "said": said} if true or any(said) else None
 
 
-def _gold_places(answer: Any) -> list[list[float]]:
-    """One box or point, or a list of them."""
-    if not isinstance(answer, list) or not answer:
+def _drawable(found: Any, images: Sequence[Row]) -> list[dict[str, Any]]:
+    found = found if isinstance(found, dict) else {}
+    image, (at, labels, hits) = found.get("image"), (_list(found.get(name)) for name in ("at", "labels", "hits"))
+    if not isinstance(image, int) or not 0 <= image < len(images):
         return []
-    candidates = answer if all(isinstance(v, list) for v in answer) else [answer]
-    return [c for c in candidates if len(c) in (2, 4) and all(isinstance(v, int | float) for v in c)]
+    return [
+        {
+            "image": image,
+            "at": [min(REACH, max(-REACH, x)) for x in numbers],
+            "label": str(label or "")[:LABEL],
+            "hit": hit if isinstance(hit, bool) else None,
+        }
+        for numbers, label, hit in itertools.islice(itertools.zip_longest(at, labels, hits), min(len(at), PLACES))
+        if isinstance(numbers, list) and len(numbers) in (2, 4) and all(map(_number, numbers))
+    ]
+
+
+def _list(x: Any) -> list[Any]:
+    return x if isinstance(x, list) else []
 
 
 # -- files ----------------------------------------------------------------------------------------------------------------------

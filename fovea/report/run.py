@@ -32,7 +32,7 @@ from fovea.files import fsync, plain, read_jsonl, replacing, write_json, write_t
 from fovea.report.events import Events
 from fovea.report.sinks import Sinks
 from fovea.secrets import masked, masked_command
-from fovea.types import Episode, Group, Message, Segment
+from fovea.types import Episode, Group, Message, Places, Segment
 from fovea.video import Video, still
 
 if TYPE_CHECKING:
@@ -255,6 +255,7 @@ class RunFolder:
             "answer": task.answer,
             "verifier": task.verifier if isinstance(task.verifier, str) else type(task.verifier).__name__,
             "params": dict(task.params),
+            "expected": next((_places(s.expected) for e in group.episodes if (s := e.score) and s.expected), None),
             "episodes": [self._episode_record(e, policy, units) for e in group.episodes],
         }
 
@@ -271,6 +272,7 @@ class RunFolder:
             "parts": {k: v if math.isfinite(v) else None for k, v in s.parts.items()} if s else {},
             "correct": s.correct if s else None,
             "reason": s.reason if s else "never scored",
+            "places": _places(s.places) if s and s.places else None,
             "turns": [
                 {
                     "text": t.text,
@@ -445,6 +447,11 @@ def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
         {"role": m.get("role", "user"), "content": [part(p) for p in ([m["content"]] if isinstance(m["content"], str) else m["content"])]}
         for m in messages
     ]
+
+
+def _places(p: Places) -> dict[str, Any]:
+    at = [[_short(float(x)) for x in place] for place in p.at]
+    return {"image": p.image, "at": at, "labels": list(p.labels), "hits": [bool(hit) for hit in p.hits]}
 
 
 def _short(x: float) -> float | None:

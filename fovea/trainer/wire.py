@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load, save
 
-from fovea.types import Episode, Observation, Prefix, Score, Segment, Turn
+from fovea.types import Episode, Observation, Places, Prefix, Score, Segment, Turn
 
-RECORDS = {kind.__name__: kind for kind in (Episode, Observation, Prefix, Score, Segment, Turn)}
+RECORDS = {kind.__name__: kind for kind in (Episode, Observation, Places, Prefix, Score, Segment, Turn)}
 TREE = "tree"
 MODES = ("1", "L", "RGB", "RGBA")
 

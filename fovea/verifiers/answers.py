@@ -11,8 +11,8 @@ from fractions import Fraction
 from typing import Any
 
 from fovea.math.boxes import iou
-from fovea.types import Context, Episode, Verifier
-from fovea.verifiers.core import PerEpisode, Unscorable, on_answer
+from fovea.types import Context, Episode, Places, Score, Verifier
+from fovea.verifiers.core import PerEpisode, Unscorable, on_answer, placed
 from fovea.verifiers.parse import (
     extract_answer,
     multiset_f1,
@@ -124,11 +124,12 @@ def box_iou(*, threshold: float = 0.5, graded: bool = False, scale: float | None
     of VLM-R1).
     """
 
-    def judge(episode: Episode, context: Context) -> Any:
+    def judge(episode: Episode, context: Context) -> Score:
         gold = _gold(episode, 4, "a box [x1, y1, x2, y2) in pixels")
         box = _said(episode, 4, scale, image)
         overlap = 0.0 if box is None else float(iou([box], [gold], least)[0, 0])
-        return {"score": overlap if graded else float(overlap >= threshold), "iou": overlap, "correct": overlap >= threshold}
+        verdict = {"score": overlap if graded else float(overlap >= threshold), "iou": overlap, "correct": overlap >= threshold}
+        return placed(verdict, Places([box], image=image) if box else None, Places([gold], image=image))
 
     return PerEpisode("box_iou", judge)
 
@@ -136,10 +137,11 @@ def box_iou(*, threshold: float = 0.5, graded: bool = False, scale: float | None
 def point_in_box(*, scale: float | None = None, image: int = 0) -> Verifier:
     """The last two numbers of the answer are a point inside the gold box [x1, y1, x2, y2), in pixels (or `scale`, as for box_iou)."""
 
-    def judge(episode: Episode, context: Context) -> bool:
-        x1, y1, x2, y2 = _gold(episode, 4, "a box [x1, y1, x2, y2) in pixels")
+    def judge(episode: Episode, context: Context) -> Score:
+        x1, y1, x2, y2 = gold = _gold(episode, 4, "a box [x1, y1, x2, y2) in pixels")
         point = _said(episode, 2, scale, image)
-        return point is not None and x1 <= point[0] < x2 and y1 <= point[1] < y2
+        inside = point is not None and x1 <= point[0] < x2 and y1 <= point[1] < y2
+        return placed(inside, Places([point], image=image) if point else None, Places([gold], image=image))
 
     return PerEpisode("point_in_box", judge)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fovea.types import Context, Episode, Group, Score, Verifier
+from fovea.types import Context, Episode, Group, Places, Score, Verifier
 from fovea.verifiers.parse import extract_answer
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -47,6 +47,11 @@ def as_score(verdict: Any, threshold: float | None = None) -> Score:
     if not _finite(verdict):
         return Score.failed(f"verifier returned {verdict!r}; expected a finite number")
     return Score(float(verdict), correct=None if threshold is None else verdict >= threshold)
+
+
+def placed(verdict: Any, places: Places | None, expected: Places | None) -> Score:
+    """A verdict -> `Score` with where the answer points and where it should."""
+    return replace(as_score(verdict), places=places, expected=expected)
 
 
 def _from_parts(verdict: Mapping[Any, Any], threshold: float | None) -> Score:

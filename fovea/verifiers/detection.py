@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fovea.math.boxes import COCO_THRESHOLDS, Array, Picture, apart, as_boxes, assign, giou, greedy, iou, mean_average_precision, same
-from fovea.types import Context, Episode, Verifier
-from fovea.verifiers.core import PerEpisode, Unscorable
+from fovea.types import Context, Episode, Places, Score, Verifier
+from fovea.verifiers.core import PerEpisode, Unscorable, placed
 from fovea.verifiers.parse import READ, extract_answer, find_floats
 from fovea.video import still
 
@@ -153,14 +153,15 @@ def detection(*, reward: Rewarded = "od_length", at: float = 0.5, scale: float |
     least = 1.0 if reward == "weighted_sum" else 0.0
     gold_of = _last(_gold)
 
-    def judge(episode: Episode, context: Context) -> dict[str, float]:
+    def judge(episode: Episode, context: Context) -> Score:
         found, gold = _said(episode, scale, image), gold_of(episode)
         pairs = Pairs(found, gold, iou(found.box_N4, gold.box_N4, least), _named(found, gold))
         if gold.labels:
             value = judges[reward](pairs) if found.labels else 0.0
         else:
             value = float(found.none)
-        return {"score": value, **_measured(pairs, at)}
+        hits = [p for p, _ in greedy(np.where(pairs.named_PG, pairs.overlap_PG, -1.0), at)]
+        return _placed({"score": value, **_measured(pairs, len(hits))}, found, gold, hits, image)
 
     return PerEpisode("detection", judge)
 
@@ -194,9 +195,8 @@ def _weighted_sum(pairs: Pairs) -> float:
     return float(0.7 * position + 0.3 * (1 - ((G - len(matched)) / G + (P - len(matched)) / P) / 2))
 
 
-def _measured(pairs: Pairs, at: float) -> dict[str, float]:
+def _measured(pairs: Pairs, hits: int) -> dict[str, float]:
     P, G = pairs.overlap_PG.shape
-    hits = len(greedy(np.where(pairs.named_PG, pairs.overlap_PG, -1.0), at))
     return {
         "boxes": float(P),
         "gold": float(G),
@@ -238,11 +238,11 @@ def criterion(
         raise ValueError(f"criterion: per is {per!r}; expected 'matched' or 'predicted'")
     gold_of = _last(_gold)
 
-    def judge(episode: Episode, context: Context) -> dict[str, float]:
+    def judge(episode: Episode, context: Context) -> Score:
         found, gold = _said(episode, scale, image), gold_of(episode)
         late = progressive and context.progress >= switch
         tau, low, high = (0.75, 0.75, 0.9) if late else (0.5, 0.5, 0.75)
-        v_N = _matched(found, gold)
+        v_N, box_N = _matched(found, gold)
         if not found.labels:
             recall = precision = float(found.none and not gold.labels)
         else:
@@ -250,7 +250,8 @@ def criterion(
             precision = sum(squash(v, low, high) for v in v_N) / (len(found.labels) if per == "predicted" else max(1, len(v_N)))
         well = found.whole and not found.none if gold.labels else found.none
         value = {"format": float(well), "recall": recall, "precision": precision}
-        return {"score": sum(value[p] for p in parts), **value, "boxes": float(len(found.labels))}
+        verdict = {"score": sum(value[p] for p in parts), **value, "boxes": float(len(found.labels))}
+        return _placed(verdict, found, gold, [p for p, v in zip(box_N, v_N) if v >= tau], image)
 
     return PerEpisode("criterion", judge)
 
@@ -260,12 +261,13 @@ def squash(v: float, low: float, high: float) -> float:
     return 0.0 if v < low else 1.0 if v > high else v
 
 
-def _matched(found: Detections, gold: Detections) -> list[float]:
-    """(min(P, G),) GIoU of the matched pairs."""
+def _matched(found: Detections, gold: Detections) -> tuple[list[float], list[int]]:
+    """(min(P, G),) GIoU of the matched pairs, and which found box is in each."""
     if not found.labels or not gold.labels:
-        return []
+        return [], []
     giou_PG = giou(found.box_N4, gold.box_N4)
-    return giou_PG[assign(apart(found.box_N4, gold.box_N4) - _named(found, gold) - giou_PG)].tolist()
+    pairs = assign(apart(found.box_N4, gold.box_N4) - _named(found, gold) - giou_PG)
+    return giou_PG[pairs].tolist(), pairs[0].tolist()
 
 
 # -- from an episode ----------------------------------------------------------------------------------------------------------
@@ -279,6 +281,14 @@ def _said(episode: Episode, scale: float | None, image: int) -> Detections:
         raise Unscorable(f"scale={scale} needs the size of image {image}, but the task has {len(episode.task.images)} image(s)")
     w, h = still(episode.task.images[image]).size
     return Detections(found.box_N4 / scale * np.array([w, h, w, h]), found.labels, found.whole, found.none)
+
+
+def _placed(verdict: Mapping[str, float], found: Detections, gold: Detections, hits: Sequence[int], image: int) -> Score:
+    """A verdict with the boxes that it is about; `hits` are the indices of the found ones that count."""
+    counts = [False] * len(found.labels)
+    for p in hits:
+        counts[p] = True
+    return placed(verdict, Places(found.box_N4, found.labels, counts, image), Places(gold.box_N4, gold.labels, image=image))
 
 
 def _last(read: Callable[[Episode], Detections]) -> Callable[[Episode], Detections]:

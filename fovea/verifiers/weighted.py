@@ -56,7 +56,9 @@ class Weighted:
         parts |= {f"{name}/{inner}": v for name, s in scores.items() for inner, v in s.parts.items()}
         stated = [scores[self.correct_from].correct] if self.correct_from else [s.correct for s in scores.values() if s.correct is not None]
         value = sum(float(self.parts[name][0]) * s.value for name, s in scores.items())
-        return Score(value, parts=parts, correct=stated[0] if stated else None)
+        looked = next((s for s in scores.values() if s.expected or s.places), Score(value))
+        correct = stated[0] if stated else None
+        return Score(value, parts=parts, correct=correct, places=looked.places, expected=looked.expected)
 
 
 def weighted(parts: Mapping[str, Sequence[Any]], *, correct_from: str | None = None) -> Weighted:

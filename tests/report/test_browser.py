@@ -10,6 +10,8 @@ from PIL import Image
 from fovea.report.page import render
 from fovea.report.records import Reader
 from fovea.report.run import RunFolder
+from fovea.types import Context, Episode, Group, Task, Turn, user
+from fovea.verifiers import build
 from tests.report import fake_run
 from tests.report.test_page import evil_run
 from tests.report.test_view import served
@@ -104,29 +106,59 @@ def test_a_filter_and_the_keys(shown, finished):
     assert tab.evaluate("document.activeElement.dataset.filter") == "source"
 
 
-def box_run(path):
-    """Groups about a grey picture of 200 x 100 with a gold box at (20, 10, 80, 60) and a prediction at (120, 30, 180, 90)."""
+def placed_run(path, verifier, answer, *texts, segment=None, **params):
+    """A run of one group about a grey picture of 200 x 100, its answers judged by the verifier itself."""
+    grey = Image.new("RGB", (200, 100), (128, 128, 128))
+    task = Task("t", "find", user("Where?", images=1), images=(grey,), answer=answer, verifier=verifier, params=params)
+    group = Group(task, [Episode(f"e{i}", task, turns=[Turn(text)], stop="eos") for i, text in enumerate(texts)])
+    for e, score in zip(group.episodes, build(verifier, params).score(group, Context())):
+        e.score = score
     run = RunFolder(path, tensorboard=False)
     run.describe({"name": "boxes"}, ["fovea"])
     run.log(1, {"reward/mean": 0.0})
-    images = path / "rollouts" / "images"
-    images.mkdir(parents=True)
-    Image.new("RGB", (200, 100), (128, 128, 128)).save(images / "00ff.png")
-    segment = {"mask": [1, 1, 0], "logp": [-0.01, -2.0, -0.5], "adv": [-1.0, 1.0, 0.0], "units": 3, "streams": {"visual": [0.0, 1.5, 0.1]}}
-    episode = {"id": "e", "role": "sample", "text": "<answer>120 30 180 90</answer>", "stop": "eos", "error": "", "length": 3}
-    episode |= {"score": 0.0, "parts": {"iou": 0.0}, "correct": False, "reason": "", "turns": []}
-    episode |= {"segments": [{"tokens": ["<answer>", "120 30 180 90", "</answer>"], **segment}]}
-    record = {"step": 1, "task": "t", "source": "find", "prompt": [{"role": "user", "content": [{"type": "text", "text": "Where?"}]}]}
-    record |= {"answer": [20, 10, 80, 60], "images": [{"file": "00ff.png", "width": 200, "height": 100}], "verifier": "box_iou"}
-    (path / "rollouts" / "step-000001.jsonl").write_text(json.dumps({**record, "params": {}, "episodes": [episode]}) + "\n")
+    file = run.log_groups(1, [group])
+    if segment:
+        record = json.loads(file.read_text())
+        record["episodes"][0]["segments"] = [segment]
+        file.write_text(json.dumps(record) + "\n")
     return run
 
 
-def test_boxes_are_drawn_where_they_should_be(shown, tmp_path):
-    box_run(tmp_path)
+def box_run(path):
+    """The true box is (20, 10, 80, 60) and the answer (120, 30, 180, 90)."""
+    segment = {"mask": [1, 1, 0], "logp": [-0.01, -2.0, -0.5], "adv": [-1.0, 1.0, 0.0], "units": 3, "streams": {"visual": [0.0, 1.5, 0.1]}}
+    segment |= {"tokens": ["<answer>", "120 30 180 90", "</answer>"]}
+    return placed_run(path, "box_iou", [20, 10, 80, 60], "<answer>120 30 180 90</answer>", segment=segment)
+
+
+RED, GREEN = lambda p: p[0] > 180 and p[1] < 110 and p[2] < 90, lambda p: p[0] < 90 and p[1] > 130 and p[2] < 170
+DASHES, GREY = lambda p: min(p) > 200 or max(p) < 100, lambda p: all(abs(v - 128) < 12 for v in p)
+CAT, DOG = {"label": "cat", "bbox_2d": [20, 10, 80, 60]}, {"label": "dog", "bbox_2d": [100, 20, 140, 50]}
+FOUND = json.dumps([{**CAT, "bbox_2d": [28, 10, 88, 60]}, {**DOG, "bbox_2d": [150, 60, 190, 90]}])
+
+
+def sides(x1, y1, x2, y2):
+    """The middle of each side."""
+    return [(x1, (y1 + y2) / 2), (x2, (y1 + y2) / 2), ((x1 + x2) / 2, y1), ((x1 + x2) / 2, y2)]
+
+
+@pytest.mark.parametrize(
+    ("verifier", "answer", "text", "drawn"),
+    [
+        ("box_iou", CAT["bbox_2d"], "<answer>120 30 180 90</answer>", {RED: sides(120, 30, 180, 90), DASHES: sides(20, 10, 80, 60)}),
+        ("point_in_box", CAT["bbox_2d"], "<answer>40 40</answer>", {GREEN: [(40, 40)], DASHES: sides(20, 10, 80, 60)}),
+        *(
+            (name, [CAT, DOG], FOUND, {GREEN: [(88, 35)], RED: sides(150, 60, 190, 90)[1:], DASHES: sides(100, 20, 140, 50)[1:]})
+            for name in ("detection", "criterion")
+        ),
+    ],
+    ids=["box_iou", "point_in_box", "detection", "criterion"],
+)
+def test_places_are_drawn_where_they_should_be(shown, tmp_path, verifier, answer, text, drawn):
+    placed_run(tmp_path, verifier, answer, text)
     with served([tmp_path]) as (_, port):
         tab = shown(f"http://127.0.0.1:{port}/?token=sesame")
-        tab.wait_for_selector(".group .picture path")
+        tab.wait_for_selector(".group .picture path", state="attached")
         picture = Image.open(io.BytesIO(tab.locator(".group .picture").screenshot())).convert("RGB")
     scale = picture.width / 200
 
@@ -135,12 +167,30 @@ def test_boxes_are_drawn_where_they_should_be(shown, tmp_path):
         cx, cy = round(x * scale), round(y * scale)
         return [picture.getpixel((i, j)) for i in range(cx - 3, cx + 4) for j in range(cy - 3, cy + 4)]
 
-    for x, y in ((120, 60), (180, 60), (150, 30), (150, 90)):  # the middle of each side of the wrong prediction: red
-        assert any(r > 180 and g < 110 and b < 90 for r, g, b in near(x, y)), (x, y)
-    for x, y in ((20, 35), (80, 35), (50, 10), (50, 60)):  # the sides of the gold box: white dashes on black
-        assert any(min(p) > 200 for p in near(x, y)) or any(max(p) < 100 for p in near(x, y)), (x, y)
-    for x, y in ((100, 50), (50, 35), (150, 60), (10, 90)):  # neither: the grey of the picture
-        assert all(abs(v - 128) < 12 for p in near(x, y) for v in p), (x, y)
+    for colour, points in drawn.items():
+        assert all(any(map(colour, near(*point))) for point in points), points
+    for point in ((100, 65), (60, 80), (10, 90)):
+        assert all(map(GREY, near(*point))), point
+
+
+def test_labels_stand_at_their_boxes_and_those_of_one_answer_alone_when_it_is_pointed_at(shown, tmp_path):
+    empty = "<answer>None</answer>"
+    placed_run(tmp_path, "detection", [CAT, DOG], FOUND, empty)
+    with served([tmp_path]) as (_, port):
+        tab = shown(f"http://127.0.0.1:{port}/?token=sesame")
+        tab.wait_for_selector(".group .label")
+        assert tab.locator(".group .label.true").all_inner_texts() == ["cat", "dog"]
+        frame = tab.locator(".group .picture").bounding_box()
+        for label, (x, y) in zip(tab.locator(".group .label.true").all(), ((20, 10), (100, 20)), strict=True):
+            box, scale = label.bounding_box(), frame["width"] / 200
+            assert abs(box["x"] - frame["x"] - x * scale) < 2 and abs(box["y"] - frame["y"] - y * scale) < 2
+        assert tab.locator(".group .label.named.right").all_inner_texts() == ["cat"]
+        seen = "[...document.querySelectorAll('.group .label.named')].map((l) => getComputedStyle(l).visibility)"
+        assert tab.evaluate(seen) == ["visible", "visible"]
+        tab.hover(".answer[data-episode='1']")
+        assert tab.evaluate(seen) == ["hidden", "hidden"]
+        tab.hover(".answer[data-episode='0']")
+        assert tab.evaluate(seen) == ["visible", "visible"]
 
 
 def test_tokens_take_the_colour_that_is_asked_for(shown, tmp_path):

@@ -138,32 +138,43 @@ def test_columns_share_their_steps_and_long_ones_become_means():
     assert columns([{"step": 1, "kl": -5e-9}])["series"]["kl"][1] == [0.0]
 
 
-def place_record(answer, text, verifier="box_iou", **params):
-    return {
-        "verifier": verifier,
-        "params": params,
-        "images": [{"width": 200, "height": 100}],
-        "answer": answer,
-        "episodes": [{"text": text}],
+def place_record(expected, *said):
+    return {"images": [{"width": 200, "height": 100}], "expected": expected, "episodes": [{"places": p} for p in said]}
+
+
+def placed(*at, **more):
+    return {"image": 0, "at": list(at), "labels": [], "hits": [], **more}
+
+
+def test_places_are_as_the_verifier_left_them():
+    found = places(place_record(placed([1, 2, 3, 4]), placed([11.5, 2, 3, 1e300], [5, 6], labels=["cat"], hits=[True, False]), None))
+    assert found == {
+        "true": [{"image": 0, "at": [1, 2, 3, 4], "label": "", "hit": None}],
+        "said": [
+            [{"image": 0, "at": [11.5, 2, 3, 1e6], "label": "cat", "hit": True}, {"image": 0, "at": [5, 6], "label": "", "hit": False}],
+            [],
+        ],
     }
 
 
-def test_places_are_in_pixels():
-    assert places(place_record([10, 20, 30, 40], "I see <answer>11 21 31 41</answer>")) == {
-        "image": 0,
-        "true": [[10, 20, 30, 40]],
-        "said": [[11, 21, 31, 41]],
-    }
-    assert places(place_record([10, 20, 30, 40], "<answer>500 500 1000 1000</answer>", scale=1000))["said"] == [[100, 50, 200, 100]]
-    assert places(place_record([10, 20, 30, 40], "<answer>0.5 0.25</answer>", verifier="point_in_box", scale=1))["said"] == [[100, 25]]
-    assert places(place_record([1, 2, 3, 4], "<answer>1 2 3 1e300</answer>"))["said"] == [[1, 2, 3, 1e6]]
-
-
-def test_places_that_cannot_be_drawn_are_left_out():
-    assert places(place_record([10, 20, 30, 40], "no idea"))["said"] == [None]
-    assert places(place_record("ten", "<answer>1 2 3 4</answer>"))["true"] == []
-    assert places(place_record("ten", "<answer>1 2 3 4</answer>", image=7)) is None
-    assert places(place_record([1, 2, 3, 4], "<answer>1 2 3 4</answer>", verifier="exact")) is None
+@pytest.mark.parametrize(
+    "odd",
+    [
+        None,
+        3,
+        {},
+        placed("x"),
+        placed([1, 2, 3]),
+        placed([1, 2, 3, None]),
+        placed([1, 2], image=7),
+        placed([1, 2], image="0"),
+        {"image": 0},
+    ],
+)
+def test_places_that_cannot_be_drawn_are_left_out(odd):
+    assert places(place_record(odd, odd)) is None
+    assert places(place_record(placed([1, 2]), odd))["said"] == [[]]
+    assert len(places(place_record(placed(*[[1, 2]] * 1000)))["true"]) == 200
 
 
 def test_a_run_without_a_folder_is_empty(tmp_path):

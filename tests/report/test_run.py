@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fovea import verifiers
 from fovea.files import read_jsonl
 from fovea.report.run import RunFolder, called, spread
-from fovea.types import Episode, Group, Score, Task, Turn, user
+from fovea.types import Context, Episode, Group, Score, Task, Turn, user
 from tests.report import fake_run
 
 
@@ -220,6 +221,27 @@ def test_unscored_episodes_carry_their_reason(tmp_path):
     run.log_groups(1, [group])
     (e,) = next(run.read_groups())["episodes"]
     assert e["score"] is None and e["reason"] == "timed out after 10 s"
+
+
+def test_places_of_an_answer_are_written_as_its_verifier_saw_them(tmp_path):
+    box, cat = {"bbox_2d": [1, 2, 30, 40], "label": "cat"}, {"bbox_2d": [100, 200, 300, 400], "label": "cat"}
+    picture, run = Image.new("RGB", (50, 40)), open_run(tmp_path)
+    for step, (verifier, answer, text, places) in enumerate(
+        [
+            ("box_iou", [1, 2, 30, 40], "<answer>500 500 1000 1000</answer>", {"at": [[25, 20, 50, 40]], "labels": [], "hits": []}),
+            ("detection", [box], json.dumps([cat]), {"at": [[5, 8, 15, 16]], "labels": ["cat"], "hits": [False]}),
+            ("criterion", [box], "none", {"at": [], "labels": [], "hits": []}),
+            ("exact", "a", "<answer>a</answer>", None),
+        ]
+    ):
+        params = {"scale": 1000} if places else {}
+        task = Task("t", "s", user("?", images=1), images=(picture,), answer=answer, verifier=verifier, params=params)
+        group = Group(task, [Episode("e", task, turns=[Turn(text)])])
+        for judge in (verifiers.build(verifier, params), verifiers.weighted({"right": (1.0, "task"), "form": (0.1, "format")}).of(task)):
+            group.episodes[0].score = judge.score(group, Context())[0]
+            (record,) = run.read_groups([run.log_groups(step, [group], force=True)])
+            assert record["episodes"][0]["places"] == (places and {"image": 0, **places})
+            assert (record["expected"] or {}).get("at") == ([[1, 2, 30, 40]] if places else None)
 
 
 def test_groups_that_lost_unscored_episodes_are_written_whole_and_each_reason_once(tmp_path):

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,7 +21,7 @@ from fovea import api
 from fovea.support import FAMILIES
 from fovea.trainer import checkpoint as ckpt
 from fovea.trainer import distributed, exchange, wire
-from fovea.types import Episode, Observation, Prefix, Score, Segment, Task, Turn, user
+from fovea.types import Episode, Observation, Places, Prefix, Score, Segment, Task, Turn, user
 from tests.policies.tiny_checkpoints import build, picture
 from tests.trainer import worker
 
@@ -232,15 +233,16 @@ def test_what_travels_comes_back_equal():
     )
     shown = Observation(messages=user("look"), images=(picture(3, 20, 10),))
     task = Task("t", "s", user("hi", 0))
-    episode = Episode(
-        "0/t/1", task, segments=[segment], turns=[Turn("a", shown), Turn("b")], score=Score(math.nan, {"x": 0.1}, correct=True)
-    )
+    score = Score(math.nan, {"x": 0.1}, correct=True, places=Places(np.ones((1, 4)), ("cat",), np.array([True]), image=1))
+    episode = Episode("0/t/1", task, segments=[segment], turns=[Turn("a", shown), Turn("b")], score=score)
     sent = exchange._to_send(episode)
     back = wire.unpack(wire.pack([sent, {("k", 1): [None, 2.5]}]))
     found = back[0]
     assert back[1] == {("k", 1): [None, 2.5]}
     assert (found.id, found.role, found.turns[0].text) == (episode.id, episode.role, "a")
     assert math.isnan(found.score.value) and found.score.parts == {"x": 0.1} and found.score.correct is True
+    places = found.score.places
+    assert (places.at.tolist(), places.labels, places.hits.tolist(), places.image) == ([[1.0] * 4], ("cat",), [True], 1)
     for name in ("actions", "mask", "logp_old", "turn", "version"):
         assert torch.equal(getattr(found.segments[0], name), getattr(segment, name))
     assert found.segments[0].extras["obs"].dtype == torch.bfloat16 and found.segments[0].logp_behaviour is None

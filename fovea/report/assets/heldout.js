@@ -41,7 +41,7 @@ function journey(history, update) {
       const [first, last] = await Promise.all([record(a), record(b)]);
       if (!first || !last) throw new Error("not in this file");
       const [left, right] = difference(first.episodes[0].text || "", last.episodes[0].text || "");
-      const places = last.places && first.places ? { ...last.places, said: [first.places.said[0], last.places.said[0]] } : last.places;
+      const at = (rec) => (rec.places ? rec.places.said[0] : []), places = last.places && { true: last.places.true, said: [at(first), at(last)] };
       const both = { ...last, places, episodes: [first.episodes[0], last.episodes[0]] };
       show(el, pictures(b.run, both, [0, 1], ["was", "now"]), h("div", { class: "body" }, h("p", { class: "tag" }, b.source), question(last.prompt), gold(last),
         said(a, left, "gone"), a === b ? null : said(b, right, "new"), dots));

@@ -189,30 +189,52 @@ function drawn(g, rec) {
   return el;
 }
 
-function picture(run, image, overlay) {
+function picture(run, image, overlay, labels) {
   const url = pictureURL(run, String(image.file)), { width, height } = image;
   if (!url || !(width > 0) || !(height > 0)) return h("div", { class: "missing" }, "picture " + image.file + " is missing");
   const shown = svg("image", { href: url, width, height, preserveAspectRatio: "none", class: Math.max(width, height) <= 160 ? "crisp" : "" });
-  const el = svg("svg", { class: "picture" + (width > 2 * height ? " wide" : ""), viewBox: "0 0 " + width + " " + height, role: "img", "aria-label": "picture" }, shown, overlay || []);
-  shown.addEventListener("error", () => el.replaceWith(h("div", { class: "missing" }, "picture " + image.file + " is missing")));
-  return el;
+  const el = svg("svg", { class: "picture", viewBox: "0 0 " + width + " " + height, role: "img", "aria-label": "picture" }, shown, overlay || []);
+  const frame = h("div", { class: "frame" + ((labels || []).length > MANY ? " many" : "") }, el, labels || []);
+  shown.addEventListener("error", () => frame.replaceWith(h("div", { class: "missing" }, "picture " + image.file + " is missing")));
+  return frame;
 }
 
-// The pictures of a task with the places of its answer and of the predictions of some episodes drawn on the one they are about.
+// The pictures of a task with the expected places and those that some episodes named drawn on the one they are about.
 function pictures(run, rec, which, classes) {
-  const p = rec.places;
-  return h("div", { class: "pictures" }, rec.images.map((image, i) => picture(run, image, p && p.image === i ? [
-    ...which.filter((k) => p.said[k]).map((k, n) => shape(p.said[k], "said " + verdictOf([rec.episodes[k].score, { true: 1, false: 0 }[rec.episodes[k].correct] ?? null]) + " " + ((classes || [])[n] || ""), k)),
-    ...p.true.flatMap((place) => [shape(place, "under"), shape(place, "true")]),
-  ] : null)));
+  const { true: gold, said } = rec.places || { true: [], said: [] };
+  return h("div", { class: "pictures" }, rec.images.map((image, i) => {
+    const here = (places) => places.filter((p) => p.image === i), named = which.flatMap((k, n) => here(said[k] || []).map((p) => [p, "said " + verdictAt(rec.episodes[k], p) + " " + ((classes || [])[n] || ""), k]));
+    const all = [...named, ...here(gold).map((p) => [p, "true"])];
+    return picture(run, image, [...named.map(([p, kind, k]) => shape(p.at, kind, k)), ...here(gold).flatMap((p) => [shape(p.at, "under"), shape(p.at, "true")])],
+      all.filter(([p]) => p.label).map(([p, kind, k]) => label(p, kind, k, image)));
+  }));
 }
+
+// Whether a place counts: the verifier's word on it, else the verdict on the whole answer.
+const verdictAt = (e, place) => (place.hit !== null ? (place.hit ? "right" : "wrong") : verdictOf([e.score, { true: 1, false: 0 }[e.correct] ?? null]));
+const MANY = 12;  // labels beyond this are shown for the answer under the pointer only
 
 function shape(numbers, kind, episode) {
   const data = episode === undefined ? {} : { "data-episode": episode }, [x, y, x2, y2] = numbers;
   return svg("path", { class: "place " + (numbers.length === 2 ? "point " : "") + kind, ...data, d: numbers.length === 2 ? "M" + x + " " + y + "h0" : "M" + x + " " + y + "H" + x2 + "V" + y2 + "H" + x + "Z" });
 }
 
-const placesKey = (rec) => (rec.places && rec.places.true.length ? h("p", { class: "places" }, [["true", "expected"], ["right", "right"], ["wrong", "wrong"]].map(([kind, word]) => h("span", null, h("i", { class: kind }), word))) : null);
+// A label is text over the picture, of one size whatever the picture's: expected ones inside the top of their box, named ones inside its bottom.
+function label(place, kind, episode, image) {
+  const el = h("span", { class: "label " + kind.replace("said", "named"), data: episode === undefined ? {} : { episode } }, place.label), [x, y, x2 = x, y2 = y] = place.at;
+  const share = (v, full) => Math.min(100, Math.max(0, (v / full) * 100)), left = share(x, image.width);
+  if (left > 60) el.style.right = 100 - share(x2, image.width) + "%";
+  else el.style.left = left + "%";
+  el.style.top = share(kind === "true" ? y : y2, image.height) + "%";
+  return el;
+}
+
+function placesKey(rec) {
+  if (!rec.places) return null;
+  const kinds = new Set(rec.episodes.flatMap((e, k) => (rec.places.said[k] || []).map((p) => verdictAt(e, p))));
+  const words = [["true", rec.places.true.length && "expected"], ["right", "right"], ["wrong", "wrong"], ["graded", kinds.has("graded") && "graded"]];
+  return h("p", { class: "places" }, words.filter(([, word]) => word).map(([kind, word]) => h("span", null, h("i", { class: kind }), word)));
+}
 
 function question(prompt) {
   const spoken = prompt.map((m) => [m.role, parts(m).filter((p) => p.type === "text").map((p) => p.text).join(" ").trim()]).filter(([, t]) => t);
@@ -229,7 +251,7 @@ function answer(g, rec, e, k, off, group) {
   const verdict = verdictOf(g.episodes[k] || [null, null]);
   const reward = Object.entries(e.parts || {}).filter(([, v]) => known(v));
   const why = e.error || (e.score === null ? e.reason : "");
-  const lit = (on) => { group.classList.toggle("focus", on); group.querySelectorAll(".place.said").forEach((p) => p.classList.toggle("lit", on && p.dataset.episode === String(k))); };
+  const lit = (on) => { group.classList.toggle("focus", on); group.querySelectorAll(".place.said, .label.named").forEach((p) => p.classList.toggle("lit", on && p.dataset.episode === String(k))); };
   return h("div", { class: "answer " + verdict + (off ? " off" : ""), data: { episode: k }, onpointerenter: () => lit(true), onpointerleave: () => lit(false) },
     h("div", { class: "top" }, h("b", { class: "score" }, known(e.score) ? e.score.toFixed(2) : "unscored"), e.role && e.role !== "sample" ? h("span", { class: "role" }, e.role) : null,
       h("span", { class: "stop" + (isOdd(e.stop) ? " odd" : "") }, e.stop), h("span", { class: "count" }, e.length)),
