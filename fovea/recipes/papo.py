@@ -4,6 +4,7 @@ Questions come with a hint that is right in 7 of 10 training tasks; the policy b
 is another question's answer.
 """
 
+from fovea.ledger import Claim
 from fovea.methods.papo import PAPO
 from fovea.methods.sft import SFT
 from fovea.recipes import grpo
@@ -43,4 +44,28 @@ real = grpo.real.replace(
     tasks_per_step=384,
     updates_per_rollout=3,
     group_size=5,
+)
+
+SHORT = {"steps": 8, "learning_rate": 3e-5}
+
+CLAIM = Claim(
+    says="Where a hint in the text holds in training and breaks when it counts, PAPO keeps looking where GRPO still trusts the hint.",
+    arms={
+        "papo": {**SHORT},
+        "grpo": {**SHORT, "method__gamma": 0.0},
+        "papo_low": {**SHORT, "method__gamma": 0.02},
+        "papo_d": {**SHORT, "method__eps_hi": 0.28, "method__eta": 0.03, "method__eta_masked": 0.03, "dynamic_sampling": True},
+        "dapo": {**SHORT, "method__eps_hi": 0.28, "method__gamma": 0.0, "dynamic_sampling": True},
+        "overdriven": {**SHORT, "method__gamma": 1.0},
+        "overdriven_held": {**SHORT, "method__gamma": 1.0, "method__eta": 0.5, "method__eta_masked": 0.5, "method__masked_gradient": True},
+        "sees_all": {**SHORT, "method__mask_probability": 0.0},
+        "start": {"steps": 0},
+    },
+    method="papo",
+    baseline="grpo",
+    control="sees_all",  # a mask that covers nothing: both readings are the same
+    margin=0.03,
+    curve="perception/kl",
+    tasks=600,
+    tuning="",
 )

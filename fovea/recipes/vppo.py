@@ -3,6 +3,8 @@
 Four coloured digits, two to be added; of about twenty words two depend on the picture.
 """
 
+from fovea.ledger import Claim
+from fovea.methods.dapo import DAPO
 from fovea.methods.sft import SFT
 from fovea.methods.vppo import VPPO
 from fovea.recipes import dapo, grpo
@@ -39,4 +41,27 @@ real = dapo.real.replace(
     sampling=Sampling(max_new_tokens=2048, top_p=0.99),
     reward="math",
     updates_per_rollout=3,
+)
+
+CLAIM = Claim(
+    says="At equal rollouts, the policy gradient of the tokens that depend on the picture alone learns no less than that of all tokens.",
+    arms={
+        "vppo": {},
+        "dapo": {"method": DAPO(dual_clip=3.0)},
+        "filter_only": {"method__alpha_min": 1.0},
+        "shape_only": {"method__share": 1.0},
+        "random_tokens": {"method__keep": "random"},
+        "bottom": {"method__keep": "bottom"},
+        "start": {"steps": 0, "dynamic_sampling": False},
+    },
+    method="vppo",
+    baseline="dapo",
+    control="bottom",  # the gradient of the words that are always the same
+    control_against="start",
+    test="as good as",
+    margin=0.03,
+    control_margin=0.03,
+    minutes=10.0,
+    tasks=600,
+    tuning="",
 )
