@@ -417,7 +417,12 @@ def build_scorer(recipe: Recipe) -> Any:
                 build(name)
             except TypeError as e:
                 raise ValueError(f"reward {name!r}: {e}") from None
-    return Scorer(override=override, timeout_s=recipe.verifier_timeout_s, max_unscored=recipe.max_unscored)
+    return Scorer(
+        override=override,
+        timeout_s=recipe.verifier_timeout_s,
+        max_unscored=recipe.max_unscored,
+        processes=recipe.verifier_processes,
+    )
 
 
 def own_parts(recipe: Recipe) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from fovea.rollout.sampling import Sampling
 PARTS = ("tower", "projector", "text")
 READ_BY_EVAL = (
     *("dtype", "device", "engine", "data", "heldout", "reward", "environment", "program", "on_bad_row", "sampling", "max_rows"),
-    *("max_unscored", "verifier_timeout_s", "seed", "threads"),
+    *("max_unscored", "verifier_timeout_s", "verifier_processes", "seed", "threads"),
 )
 """Fields that an evaluation reads; the others say how to train."""
 
@@ -79,6 +79,7 @@ class Recipe:
       sinks: where numbers go besides the run folder and TensorBoard events: "wandb", "trackio", "mlflow" (an extra each).
       max_unscored: fraction of episodes that may fail to be scored in a step before the run stops.
       verifier_timeout_s: deadline of one scoring.
+      verifier_processes: processes in which verifiers that are given by name score (0: threads of this one); one that hangs is killed.
       parallel: how the weights lie on several processes (torchrun): "data", all of them on each; "fsdp", a part on each; "auto"
         shards what would fill more than half of a process's memory. Changes memory and speed, never results.
       seed: addresses every random draw.
@@ -132,6 +133,7 @@ class Recipe:
     sinks: tuple[str, ...] = ()
     max_unscored: float = 0.2
     verifier_timeout_s: float = 10.0
+    verifier_processes: int = 0
     parallel: Literal["auto", "data", "fsdp"] = "auto"
     seed: int = 0
     threads: int = 0
@@ -163,6 +165,7 @@ class Recipe:
                 ("keep", self.keep, self.keep >= 1, "at least 1"),
                 ("log_every", self.log_every, self.log_every >= 1, "at least 1"),
                 ("verifier_timeout_s", self.verifier_timeout_s, self.verifier_timeout_s > 0, "more than 0"),
+                ("verifier_processes", self.verifier_processes, self.verifier_processes >= 0, "0 or more"),
                 ("threads", self.threads, self.threads >= 0, "0 or more"),
                 ("max_unscored", self.max_unscored, 0 <= self.max_unscored <= 1, "a fraction between 0 and 1"),
                 (
@@ -225,7 +228,9 @@ class Recipe:
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
-RUNNING = frozenset({"name", "log_every", "sinks", "keep", "checkpoint_every", "threads", "parallel", "verifier_timeout_s"})
+RUNNING = frozenset(
+    {"name", "log_every", "sinks", "keep", "checkpoint_every", "threads", "parallel", "verifier_timeout_s", "verifier_processes"}
+)
 """Fields that decide no number of a run."""
 PROLONGS = frozenset({"engine", "steps", "eval_every", "eval_tasks", "eval_temperature", "early_stop"})
 """Fields with which a run may go on changed: where it generates, how long it trains, and what is measured on the way."""

@@ -28,6 +28,7 @@ GLOSSARY: dict[str, str] = {
     "length/max_tokens": "Longest episode of the step, in action units.",
     "length/cut_frac": "Fraction of episodes that were cut by the length limit. Above a few percent: raise max_new_tokens.",
     "length/tokens": "Action units generated in the step.",
+    "length/image_tokens": "Tokens of the answers that stand for pictures. The policy gives them no probability: expected 0.",
     "length/episodes": "Episodes generated in the step, baselines included.",
     "length/mean_turns": "Mean number of turns per episode.",
     "group/degenerate_frac": "Fraction of groups whose scores are all equal: they give group-relative methods no gradient.",

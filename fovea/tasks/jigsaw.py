@@ -7,6 +7,7 @@ label of the piece that belongs there.
     "jigsaw:3x3-apart"    the same as nine pictures, each after its label: the paper's form
     "jigsaw:clip"         six pieces of a drawn clip, one frame of each on one sheet; "jigsaw:clip-apart" shows them as clips
     "jigsaw:depth"        points of a drawn scene, from the nearest to the farthest
+    "jigsaw:3x3-places"   asks the other way round, for the place of every piece shown, which a small model reads off one after the other
     "jigsaw:3x3-noisy"    for warm starts: `meta["response"]` mixes up half of the labels, and is still an order of 1 to K
     "jigsaw:3x3@FOLDER"   the same from the pictures of a folder; "clip@FOLDER" from its clips, or from pans over its pictures;
                           "depth@FOLDER" from pictures with a depth map in metres beside them (`room.jpg`, `room.depth.npy`)
@@ -30,13 +31,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fovea.images import rgb
 from fovea.tasks.worlds import split_of
-from fovea.tasks.worlds.draw import SS, outline
+from fovea.tasks.worlds.draw import PALETTE, PAPERS, SS, outline, shade
 from fovea.types import Message, Task
 from fovea.video import Video, probe, read_frames
 
 SHEET, GAP = 60, 2
 """Pixels: side of a picture whose tiles are shown on one sheet, and between two tiles; three rows fill the tiny model's 64."""
-NOISE = 0.5
+NOISE = 0.3
 LEAST_TILE = 28
 """Pixels: smallest side of a tile that is shown as a picture of its own; smaller pictures are left out."""
 CLIP_PIECES, CLIP_FRAMES, TRIM = 6, 12, 0.05
@@ -62,7 +63,7 @@ def cut(picture: Image.Image, rows: int, columns: int) -> list[Image.Image]:
 
 def shuffle(pieces: Sequence[Any], order: Sequence[int]) -> tuple[list[Any], tuple[int, ...]]:
     """What is shown, and the answer: place j shows ``pieces[order[j]]``; ``answer[k]`` is the label of the place that shows piece k."""
-    return [pieces[k] for k in order], tuple(int(j) + 1 for j in np.argsort(order))
+    return [pieces[k] for k in order], inverse([k + 1 for k in order])
 
 
 def assemble(shown: Sequence[Image.Image], answer: Sequence[int], rows: int, columns: int, gap: int = 0) -> Image.Image:
@@ -127,33 +128,25 @@ def marked(picture: Image.Image, points: Sequence[tuple[int, int]], radius: int 
 
 # -- drawn scenes -------------------------------------------------------------------------------------------------------------
 
-COLOURS = ((226, 60, 66), (246, 208, 58), (44, 162, 95), (146, 72, 200), (250, 250, 250), (20, 20, 30))
-SHAPES = ("circle", "square", "triangle", "star", "cross")
+HUES = (("red", "orange"), ("yellow", "green"), ("blue", "purple"))
+SHAPES = (("circle", "star"), ("triangle",), ("square", "cross"))
 Draw = Callable[[np.random.Generator, str, int], Any]
 """(generator, split, side in pixels) -> a picture, the frames of a clip, or a picture with its depth."""
 
 
-def _backdrop(rng: np.random.Generator, side: int) -> NDArray[np.uint8]:
-    """(side, side, 3): blue fades downwards and red grows to the right, each over a range of its own; green is the same all over."""
-    down, right = np.mgrid[0:side, 0:side] / (side - 1)
-    low, high, green = rng.uniform(0, 50, 2), rng.uniform(200, 255, 2), rng.uniform(40, 200)
-    red, blue = low[0] + (high[0] - low[0]) * right, high[1] + (low[1] - high[1]) * down
-    return np.stack([red, np.full_like(red, green), blue], 2).round().astype(np.uint8)
-
-
 def scene(rng: np.random.Generator, split: str, side: int) -> Image.Image:
-    """Three to five shapes across the borders of tiles, before a backdrop whose colour tells where one is."""
+    """Nine shapes, some across the borders of tiles, whose hue tells how far to the right and whose form tells how high they stand."""
     while True:
-        kinds = [(int(rng.integers(len(SHAPES))), int(rng.integers(len(COLOURS)))) for _ in range(int(rng.integers(3, 6)))]
-        places = rng.integers(0, 12, (len(kinds), 2))
-        if split_of(("jigsaw", tuple(kinds), places.tolist())) == split:
+        kinds = [(str(rng.choice(HUES[c])), str(rng.choice(SHAPES[r]))) for r in range(3) for c in range(3)]
+        if split_of(("jigsaw", *kinds)) == split:
             break
-    big = Image.fromarray(_backdrop(rng, side)).resize((side * SS, side * SS), Image.Resampling.BILINEAR)
+    unit = side / 3
+    big = Image.new("RGB", (side * SS, side * SS), PAPERS[int(rng.integers(len(PAPERS)))])
     pen = ImageDraw.Draw(big)
-    for (shape, colour), (x, y) in zip(kinds, places, strict=True):
-        cx, cy = (np.array([x, y]) + rng.uniform(0, 1, 2)) * side / 12
-        points = outline(SHAPES[shape], cx, cy, rng.uniform(0.07, 0.13) * side)
-        pen.polygon([(u * SS, v * SS) for u, v in points], fill=COLOURS[colour])
+    for k, (hue, shape) in enumerate(kinds):
+        cx, cy = (np.array([k % 3, k // 3]) + 0.5 + rng.uniform(-0.15, 0.15, 2)) * unit
+        points = outline(shape, cx, cy, rng.uniform(0.31, 0.42) * unit)
+        pen.polygon([(x * SS, y * SS) for x, y in points], fill=shade(hue, rng.uniform(-10, 10, 3).tolist()))
     return big.resize((side, side), Image.Resampling.BOX)
 
 
@@ -178,8 +171,8 @@ def terrace(rng: np.random.Generator, split: str, side: int) -> tuple[Image.Imag
     """Boards of one size that stand one behind the other, the farther the smaller, higher and paler, and the depth in metres."""
     while True:
         depths = np.sort(rng.integers(8, 80, 9))[::-1] / 10
-        colours = rng.integers(0, 4, len(depths))
-        if split_of(("terrace", depths.tolist(), colours.tolist())) == split:
+        colours = [str(c) for c in rng.choice(list(PALETTE), len(depths))]
+        if split_of(("terrace", depths.tolist(), colours)) == split:
             break
     horizon = side * 0.25
     picture, depth_HW = Image.new("RGB", (side, side), (205, 222, 240)), np.full((side, side), 100.0)
@@ -192,7 +185,7 @@ def terrace(rng: np.random.Generator, split: str, side: int) -> tuple[Image.Imag
         foot, w, h = horizon + 0.8 * (side - horizon) / z, 0.35 * side / z, 0.5 * side / z
         x = rng.uniform(0, side - min(w, side))
         box = [round(x), round(foot - h), round(x + w), round(foot)]
-        pen.rectangle(box, fill=_haze(z, COLOURS[colour]))
+        pen.rectangle(box, fill=_haze(z, PALETTE[colour]))
         depth_HW[max(0, box[1]) : box[3] + 1, max(0, box[0]) : box[2] + 1] = z
     return picture, depth_HW
 
@@ -285,6 +278,7 @@ class Variant:
     Attributes:
       kind: "tiles", "clip" or "depth". rows, columns: of the sheet, or of the picture that is cut.
       apart: every piece is a picture or clip of its own after its label, as in the paper; else they stand on one sheet in reading order.
+      places: asked for is the place of every shown piece, not the piece of every place.
       noisy: the given response mixes up a part of the labels.
     """
 
@@ -292,6 +286,7 @@ class Variant:
     rows: int
     columns: int
     apart: bool = False
+    places: bool = False
     noisy: bool = False
 
     @classmethod
@@ -301,16 +296,19 @@ class Variant:
           ValueError: no such variant, with those there are.
         """
         name, *ways = text.split("-")
-        how = {way: way in ways for way in ("apart", "noisy")}
+        how = {way: way in ways for way in ("apart", "places", "noisy")}
         grid = re.fullmatch(r"([1-9])x([1-9])", name)
-        if set(ways) <= {*how} and not (name == "depth" and how["apart"]):
+        on_sheet = name != "depth" and not how["apart"]
+        if set(ways) <= {*how} and (on_sheet or not how["places"]) and not (name == "depth" and how["apart"]):
             if name == "clip":
                 return cls("clip", 2, CLIP_PIECES // 2, **how)
             if name == "depth":
                 return cls("depth", 1, 6, **how)
             if grid and text[0] + text[2] != "11":
                 return cls("tiles", int(grid[1]), int(grid[2]), **how)
-        raise ValueError(f"jigsaw: found {text!r}, expected 2x2, 3x3, ... or clip, also with -apart, or depth; each also with -noisy")
+        raise ValueError(
+            f"jigsaw: found {text!r}, expected 2x2, 3x3, ... or clip, also with -apart or -places, or depth; each also with -noisy"
+        )
 
     @property
     def pieces(self) -> int:
@@ -344,7 +342,9 @@ def task_of(variant: Variant, given: Any, rng: np.random.Generator, *, id: str, 
             images = tuple(shown if tiles else (Video(tuple(frames), fps=2.0) for frames in shown))
         else:
             stills = shown if tiles else [frames[len(frames) // 2] for frames in shown]
-            prompt = _asked("Order the tiles." if tiles else "Order the frames in time.")
+            what = "tiles" if tiles else "frames in time"
+            prompt = _asked(f"Where does each of the {what} belong?" if variant.places else f"Order the {what}.")
+            answer = inverse(answer) if variant.places else answer
             images = (assemble(stills, range(1, variant.pieces + 1), variant.rows, variant.columns, GAP),)
     told = misplaced(answer, rng) if variant.noisy else answer
     said, gold = (("," if variant.apart else "").join(f" {k}" for k in order).strip() for order in (told, answer))
@@ -354,6 +354,11 @@ def task_of(variant: Variant, given: Any, rng: np.random.Generator, *, id: str, 
         "pieces": variant.pieces,
     }
     return Task(id, source, prompt, images, answer, "permutation", params, meta)
+
+
+def inverse(answer: Sequence[int]) -> tuple[int, ...]:
+    """From the label for every place to the place of every label, and back."""
+    return tuple(int(k) + 1 for k in np.argsort(answer))
 
 
 def misplaced(answer: Sequence[int], rng: np.random.Generator) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ SOURCES: dict[str, str] = {
     "detect": "fovea.tasks.detect:Detect",
     "jigsaw": "fovea.tasks.jigsaw:Jigsaw",
     "photos": "fovea.tasks.photos:Photos",
+    "triune": "fovea.tasks.triune:Triune",
 }
 """Procedural sources by name. ``data="NAME:what"`` calls the class method ``named(what, split, seed)``; split is "train" or "heldout"."""
 

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from fovea.recipe import Recipe
 from fovea.report.metrics import group_metrics
 from fovea.trainer.distributed import ALONE, Team
@@ -59,7 +61,7 @@ class OnPolicy:
         self.unscored = [g for g in seen if any(e.score is not None and not e.score.ok for e in g.episodes)]
         if not kept:
             raise NothingToTrain(_why(seen, rounds, self.gate))
-        metrics = group_metrics(seen) | produced(seen) | {"time/score_s": self.scorer.waited_s - waited_s}
+        metrics = group_metrics(seen) | produced(seen) | placeholders(self.engine, seen) | {"time/score_s": self.scorer.waited_s - waited_s}
         if self.gate is not None:
             metrics |= {"group/rounds": float(rounds), "group/admitted_frac": len(kept) / len(seen)}
         return kept[: recipe.tasks_per_step], metrics
@@ -75,6 +77,15 @@ def produced(groups: list[Group]) -> dict[str, float]:
     """How much was generated or read: tokens and episodes."""
     episodes = [e for g in groups for e in g.episodes]
     return {"length/tokens": float(sum(e.length for e in episodes)), "length/episodes": float(len(episodes))}
+
+
+def placeholders(engine: Any, groups: list[Group]) -> dict[str, float]:
+    """How many units of the answers stand for pictures: 0, because the policy gives them no probability; a server might."""
+    banned = getattr(getattr(engine, "policy", None), "banned_ids", ())
+    if not banned:
+        return {}
+    segments = [s for g in groups for e in g.episodes for s in e.segments]
+    return {"length/image_tokens": float(sum(int(torch.isin(s.actions[s.mask], torch.tensor(banned)).sum()) for s in segments))}
 
 
 def _why(groups: list[Group], rounds: int, gate: Gate | None) -> str:

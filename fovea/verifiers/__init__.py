@@ -15,7 +15,7 @@ from typing import Any
 
 from fovea.types import Task, Verifier
 from fovea.verifiers import answers, detection, permutation
-from fovea.verifiers.core import FunctionVerifier, PerEpisode, Unscorable, as_score, function
+from fovea.verifiers.core import FunctionVerifier, PerEpisode, Unscorable, With, as_score, function
 from fovea.verifiers.form import cosine_length, format, length, random, repetition
 from fovea.verifiers.mathematics import math
 from fovea.verifiers.parse import extract_answer
@@ -89,6 +89,7 @@ __all__ = [
     "TooManyUnscored",
     "Unscorable",
     "Weighted",
+    "With",
     "as_score",
     "build",
     "extract_answer",

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 from fovea.math.boxes import iou
 from fovea.types import Context, Episode, Places, Score, Verifier
-from fovea.verifiers.core import PerEpisode, Unscorable, on_answer, placed
+from fovea.verifiers.core import PerEpisode, Stages, Unscorable, check_stages, on_answer, placed, staged
 from fovea.verifiers.parse import (
     extract_answer,
     multiset_f1,
@@ -116,19 +116,33 @@ def text_distance(*, threshold: float = 1.0, case: bool = False) -> Verifier:
     return on_answer("text_distance", judge, threshold)
 
 
-def box_iou(*, threshold: float = 0.5, graded: bool = False, scale: float | None = None, image: int = 0, least: float = 0.0) -> Verifier:
+def box_iou(
+    *,
+    threshold: Stages = 0.5,
+    graded: bool | Literal["reached"] = False,
+    scale: float | None = None,
+    image: int = 0,
+    least: float = 0.0,
+) -> Verifier:
     """Overlap with the gold box [x1, y1, x2, y2) in pixels: 1 at IoU >= threshold, or the IoU itself when `graded`.
+
+    A threshold that rises over the run is pairs (share of the run, threshold), such as `detection.DYNAMIC` of V-Triune (arXiv 2505.18129);
+    "reached" pays the IoU from the threshold on and nothing below, as there.
 
     `scale` says what the policy's full side length is: None for pixels, 1 for fractions, 1000 for the 0..1000 convention; it is then
     converted with the size of `Task.images[image]`. Overlaps that are not wider and higher than `least` pixels count nothing (1 in the code
     of VLM-R1).
     """
 
+    check_stages("box_iou: threshold", threshold)
+
     def judge(episode: Episode, context: Context) -> Score:
         gold = _gold(episode, 4, "a box [x1, y1, x2, y2) in pixels")
         box = _said(episode, 4, scale, image)
         overlap = 0.0 if box is None else float(iou([box], [gold], least)[0, 0])
-        verdict = {"score": overlap if graded else float(overlap >= threshold), "iou": overlap, "correct": overlap >= threshold}
+        hit = overlap >= staged(threshold, context.progress)
+        paid = overlap * (graded is True or hit) if graded else float(hit)
+        verdict = {"score": paid, "iou": overlap, "correct": hit}
         return placed(verdict, Places([box], image=image) if box else None, Places([gold], image=image))
 
     return PerEpisode("box_iou", judge)

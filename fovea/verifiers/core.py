@@ -10,8 +10,9 @@ import contextlib
 import inspect
 import math
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,61 @@ def on_answer(name: str, judge: Callable[[str, Any], Any], threshold: float | No
         return False if answer is None else judge(answer, episode.task.answer)
 
     return PerEpisode(name, whole, threshold)
+
+
+Stages = float | Sequence[Sequence[float]]
+"""A number, or pairs (share of the run, number): each number holds until that share of the run is done, the last one to its end."""
+
+
+def staged(value: Stages, progress: float) -> float:
+    """The number of `value` that holds when `progress` of the run is done.
+
+    >>> [staged([(0.10, 0.85), (0.25, 0.95), (1.0, 0.99)], p) for p in (0.10, 0.11, 0.25, 0.26)]
+    [0.85, 0.95, 0.95, 0.99]
+    """
+    if isinstance(value, int | float):
+        return float(value)
+    return float(next((v for until, v in value if progress <= until), value[-1][1]))
+
+
+def check_stages(name: str, value: Any) -> None:
+    """
+    Raises:
+      ValueError: neither a number nor pairs (share of the run, number) whose shares rise.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return
+    pairs = list(value) if isinstance(value, list | tuple) else []
+    good = all(isinstance(p, list | tuple) and len(p) == 2 and all(isinstance(x, int | float) for x in p) for p in pairs)
+    if not pairs or not good or any(a[0] >= b[0] for a, b in pairwise(pairs)):
+        raise ValueError(f"{name} is {value!r}; expected a number, or pairs (share of the run, number) with rising shares")
+
+
+# -- the task's own verifier ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class With:
+    """The task's own verifier with some of its parameters replaced: what an arm of a claim may change.
+
+    Attributes:
+      params: name -> value.
+      part: the part of a weighted sum that they belong to; "" is the verifier itself.
+    """
+
+    params: Mapping[str, Any]
+    part: str = ""
+    scope: str = field(default="episode", init=False)
+
+    def score(self, group: Group, context: Context) -> list[Score]:
+        from fovea.verifiers import build
+
+        task, params = group.task, {**group.task.params, **self.params}
+        if self.part:
+            weight, spec, *own = task.params["parts"][self.part]
+            part = (weight, spec, {**(own[0] if own else {}), **self.params})
+            params = {**task.params, "parts": {**task.params["parts"], self.part: part}}
+        return build(task.verifier, params).score(group, context)
 
 
 # -- a user's own function ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,6 @@
-"""Verifiers of answers that are lists of labelled boxes: `detection` (VLM-R1, arXiv 2504.07615) and `criterion` (Vision-R1, 2503.18013).
+"""Verifiers of answers that are lists of labelled boxes.
+
+`detection` (VLM-R1, arXiv 2504.07615), `criterion` (Vision-R1, arXiv 2503.18013), `boxes` (V-Triune, arXiv 2505.18129).
 
 An answer is a JSON list of ``{"bbox_2d": [x1, y1, x2, y2], "label": "cat"}`` (in a ``json`` block, or bare), the word "None", or plain
 text, ``cat 1 2 3 4; dog 5 6 7 8``. Gold answers are such a list in pixels; an empty list or "None" says that nothing is there.
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 
 from fovea.math.boxes import COCO_THRESHOLDS, Array, Picture, apart, as_boxes, assign, giou, greedy, iou, mean_average_precision, same
 from fovea.types import Context, Episode, Places, Score, Verifier
-from fovea.verifiers.core import PerEpisode, Unscorable, placed
+from fovea.verifiers.core import PerEpisode, Stages, Unscorable, check_stages, placed, staged
 from fovea.verifiers.parse import READ, extract_answer, find_floats
 from fovea.video import still
 
@@ -270,6 +272,105 @@ def _matched(found: Detections, gold: Detections) -> tuple[list[float], list[int
     return giou_PG[pairs].tolist(), pairs[0].tolist()
 
 
+# -- V-Triune -----------------------------------------------------------------------------------------------------------------
+
+DYNAMIC = ((0.10, 0.85), (0.25, 0.95), (1.0, 0.99))
+"""V-Triune's rising IoU threshold: pairs (share of the run, threshold)."""
+AVERAGE = (*COCO_THRESHOLDS, 0.99)
+"""The thresholds whose scores its server averages where none is set."""
+APS: dict[str, tuple[float, ...]] = {"map": COCO_THRESHOLDS, "map50": (0.5,), "map75": (0.75,)}
+Pairing = Callable[[Pairs, float], list[tuple[int, int]]]
+
+
+def label_first(pairs: Pairs, least: float) -> list[tuple[int, int]]:
+    """For every gold box in turn the free prediction of its label that it overlaps most, kept where that reaches `least`."""
+    value_PG, kept = np.where(pairs.named_PG, pairs.overlap_PG, -1.0), []
+    for g in range(value_PG.shape[1]):
+        p = int(value_PG[:, g].argmax()) if len(value_PG) else -1
+        if p >= 0 and value_PG[p, g] >= least:
+            kept.append((p, g))
+            value_PG[p] = -1.0
+    return kept
+
+
+def iou_first(pairs: Pairs, least: float) -> list[tuple[int, int]]:
+    """Pairs of falling overlap whatever their labels, of which those of one label are kept."""
+    return [(p, g) for p, g in greedy(pairs.overlap_PG, least) if pairs.named_PG[p, g]]
+
+
+PAIRINGS: dict[str, Pairing] = {"iou_max_label_first": label_first, "iou_max_iou_first": iou_first}
+
+
+def boxes(
+    *,
+    ratios: Mapping[str, float] | None = None,
+    completeness: float = 0.0,
+    threshold: Stages | Literal["average"] = DYNAMIC,
+    penalty: float = 0.6,
+    scale: float | None = None,
+    image: int = 0,
+) -> Verifier:
+    """How well labelled boxes are found, under an IoU threshold ε that rises over the run (V-Triune, arXiv 2505.18129, and its server).
+
+      score = Σ_k ratio_k · score_k / Σ_k ratio_k · penalty^|#boxes − #gold|
+      score of a matching = (1 − c) · Σ IoU of the pairs / #gold + c · (1 − (miss rate + false-alarm rate) / 2),   c = `completeness`
+
+    ratios: which scores, by default the paper's {"iou_max_label_first": 1}: every gold box takes the free box of its label that it overlaps
+      most, where that reaches ε; "iou_max_iou_first" pairs by overlap alone and drops pairs of two labels; "map", "map50", "map75" are
+      COCO's AP of this picture, all scores equal.
+    threshold: pairs (share of the run, ε), one ε, or "average": the mean over .5, .55, ..., .95, .99.
+    scale, image: as for `box_iou`. Coarse coordinates need thresholds that they can reach.
+
+    Parts: format (1 where a box was read), iou (Σ IoU of label-first pairs at ε = 0.5 / #gold), precision and recall at 50 to 99.
+
+    Departures: pairing by overlap takes the best pair, where the released code records the last one scanned; where nothing is to be found,
+    saying so earns 1.
+    """
+    ratios = dict(ratios or {"iou_max_label_first": 1.0})
+    unknown = [k for k in ratios if k not in (*PAIRINGS, *APS)]
+    if unknown or not sum(ratios.values()) > 0:
+        raise ValueError(f"boxes: ratios is {ratios!r}; expected weights of {', '.join((*PAIRINGS, *APS))} that sum to more than 0")
+    if threshold != "average":
+        check_stages("boxes: threshold", threshold)
+
+    gold_of = _last(_gold)
+
+    def judge(episode: Episode, context: Context) -> Score:
+        found, gold = _said(episode, scale, image), gold_of(episode)
+        pairs = Pairs(found, gold, iou(found.box_N4, gold.box_N4), _named(found, gold))
+        P, G = pairs.overlap_PG.shape
+        epsilons = AVERAGE if threshold == "average" else (staged(threshold, context.progress),)
+
+        def one(kind: str) -> float:
+            if kind in APS:
+                return _average_precision(pairs, APS[kind])
+            return float(np.mean([_matching(PAIRINGS[kind](pairs, e), pairs, completeness) for e in epsilons]))
+
+        value = float(found.none) if not G else 0.0
+        if P and G:
+            value = sum(w * one(k) for k, w in ratios.items() if w) / sum(ratios.values()) * penalty ** abs(P - G)
+        counts = {e: len(label_first(pairs, e)) for e in (0.5, 0.75, 0.95, 0.99)}
+        shares = {f"recall_{round(100 * e)}": n / G if G else 1.0 for e, n in counts.items()}
+        shares |= {f"precision_{round(100 * e)}": n / P if P else float(not G) for e, n in counts.items()}
+        near = label_first(pairs, 0.5)
+        verdict = {"score": value, "format": float(P > 0 or found.none), "iou": _overlap(near, pairs) if G else float(found.none), **shares}
+        hits = [p for p, _ in label_first(pairs, max(min(epsilons), 0.5))]
+        return _placed(verdict, found, gold, hits, image)
+
+    return PerEpisode("boxes", judge)
+
+
+def _matching(matched: Sequence[tuple[int, int]], pairs: Pairs, completeness: float) -> float:
+    P, G = pairs.overlap_PG.shape
+    whole = 1 - ((G - len(matched)) / G + (P - len(matched)) / P) / 2
+    return (1 - completeness) * _overlap(matched, pairs) + completeness * whole
+
+
+def _overlap(matched: Sequence[tuple[int, int]], pairs: Pairs) -> float:
+    """Σ IoU of the matched pairs / #gold."""
+    return float(sum(pairs.overlap_PG[p, g] for p, g in matched) / pairs.overlap_PG.shape[1])
+
+
 # -- from an episode ----------------------------------------------------------------------------------------------------------
 
 
@@ -312,4 +413,4 @@ def _gold(episode: Episode) -> Detections:
     return gold
 
 
-FACTORIES: Mapping[str, Any] = {"detection": detection, "criterion": criterion}
+FACTORIES: Mapping[str, Any] = {"detection": detection, "criterion": criterion, "boxes": boxes}

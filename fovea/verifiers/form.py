@@ -31,10 +31,17 @@ def follows_tags(text: str, tags: Sequence[str], strict: bool = False) -> bool:
     return not (strict and "".join([*outside, text[at:]]).strip())
 
 
-def format(*, tags: Sequence[str] = ("think", "answer"), strict: bool = False, holds: str = "") -> Verifier:
+def counted_tags(text: str, tags: Sequence[str]) -> float:
+    """The share of the opening and closing tags that occur exactly once."""
+    marks = [mark for tag in tags for mark in (f"<{tag}>", f"</{tag}>")]
+    return sum(text.count(mark) == 1 for mark in marks) / len(marks)
+
+
+def format(*, tags: Sequence[str] = ("think", "answer"), strict: bool = False, holds: str = "", counted: bool = False) -> Verifier:
     """1 when the whole text follows the tag grammar (each tag exactly once, in order), else 0.
 
-    `strict` forbids text outside the tags. `holds` is a regular expression that must occur in the content of the last tag.
+    `strict` forbids text outside the tags. `holds` is a regular expression that must occur in the content of the last tag. `counted` pays
+    the share of the opening and closing tags that occur exactly once, in any order, instead (V-Triune, arXiv 2505.18129).
     """
     names = (tags,) if isinstance(tags, str) else tuple(tags)
     try:
@@ -42,7 +49,9 @@ def format(*, tags: Sequence[str] = ("think", "answer"), strict: bool = False, h
     except re.error as error:
         raise ValueError(f"format: holds is {holds!r}, which is no regular expression: {error}") from None
 
-    def judge(episode: Episode, context: Context) -> bool:
+    def judge(episode: Episode, context: Context) -> bool | float:
+        if counted:
+            return counted_tags(episode.text, names)
         good = follows_tags(episode.text, names, strict)
         return good and pattern.search((tagged(episode.text, names[-1]) or "")[-READ:]) is not None if holds else good
 

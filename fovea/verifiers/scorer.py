@@ -1,7 +1,7 @@
 """Scores episodes while others are still generated, each with a deadline; a failure is a failure with a reason, never a zero.
 
-Plain verifiers run on daemon threads (what computes for long in Python belongs in another process, as `math` does); async ones share one
-event loop. A job that passes its deadline is given up: its episodes are unscored and its thread is replaced, because a thread cannot be
+Plain verifiers run on daemon threads, or in `processes` of their own where they compute for long; async ones share one event loop. A job
+that passes its deadline is given up: its episodes are unscored, its process is killed, its thread replaced, because a thread cannot be
 killed. When too many episodes of a step are unscored the run stops.
 """
 
@@ -17,6 +17,8 @@ from typing import Any
 
 from fovea.types import Context, Episode, Group, Score, Verifier
 from fovea.verifiers.core import reason_of
+from fovea.verifiers.worker import packed, scores
+from fovea.verifiers.workers import Pool
 
 
 class TooManyUnscored(RuntimeError):
@@ -30,6 +32,29 @@ class _Job:
     context: Context
     started: float | None = None
     done: bool = False
+
+
+@dataclass(frozen=True)
+class _Elsewhere:
+    """A verifier that scores in a process of a pool."""
+
+    verifier: Any
+    pool: Pool
+    named: str
+    params: Mapping[str, Any]
+    timeout_s: float
+
+    @property
+    def name(self) -> str:
+        return getattr(self.verifier, "name", self.named)
+
+    @property
+    def scope(self) -> str:
+        return self.verifier.scope
+
+    def score(self, group: Group, context: Context) -> list[Score]:
+        request = packed(group, context, self.named, self.params)
+        return scores(self.pool.ask(request, self.timeout_s * len(group.episodes)))
 
 
 @dataclass
@@ -71,10 +96,13 @@ class Scorer:
       timeout_s: deadline of scoring one episode, in seconds from when its verifier starts.
       max_unscored: fraction of the episodes between two calls of `finish` that may fail.
       workers: threads; verifiers must allow calls from several threads unless this is 1.
+      processes: where more than 0, verifiers given by name score in so many processes, of which one that hangs is killed; pictures do not
+        go there, and gold answers must be plain JSON.
     """
 
-    def __init__(self, override: Any = None, *, timeout_s: float = 30.0, max_unscored: float = 0.2, workers: int = 4):
-        self.override, self.timeout_s, self.max_unscored, self.size = override, timeout_s, max_unscored, workers
+    def __init__(self, override: Any = None, *, timeout_s: float = 30.0, max_unscored: float = 0.2, workers: int = 4, processes: int = 0):
+        self.override, self.timeout_s, self.max_unscored, self.size = override, timeout_s, max_unscored, processes or workers
+        self._pool = Pool(processes, "fovea.verifiers.worker") if processes else None
         self.context = Context()
         self.unscored: list[tuple[str, str]] = []
         self.waited_s = 0.0
@@ -98,12 +126,16 @@ class Scorer:
         fresh = [e for e in group.episodes if id(e) not in self._step]
         if not fresh:
             return
+        override = self._override(group.task.source)
         try:
-            verifier = resolve(group.task, self._override(group.task.source))
+            verifier = resolve(group.task, override)
         except (TypeError, ValueError) as error:
             return self._fail(fresh, str(error))
         if verifier.scope == "group" and not isinstance(item, Group):
             return
+        named = override or group.task.verifier
+        if self._pool is not None and isinstance(named, str):
+            verifier = _Elsewhere(verifier, self._pool, named, {} if override else group.task.params, self.timeout_s)
         failed = [e for e in fresh if e.stop == "error"]
         self._fail(failed, "")
         rest = [e for e in fresh if e.stop != "error"]
@@ -143,6 +175,8 @@ class Scorer:
 
     def close(self) -> None:
         self._workers.stop()
+        if self._pool is not None:
+            self._pool.close()
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._loop = None

@@ -11,7 +11,9 @@ from fovea.types import Context, Group, Score, Task
 
 @dataclass(frozen=True)
 class Weighted:
-    """value = Σ weight · part. `correct` is that of the first part that has one, or of the part named by `correct_from`.
+    """value = Σ weight · part, divided by Σ weight where it is a `mean`.
+
+    `correct` is that of the first part that has one, or of the part named by `correct_from`.
 
     A part is (weight, verifier) or (weight, verifier, params); the verifier "task" stands for the task's own. One part that cannot be
     scored makes the whole unscored, with that part named.
@@ -19,6 +21,7 @@ class Weighted:
 
     parts: Mapping[str, Sequence[Any]]
     correct_from: str | None = None
+    mean: bool = False
     name: str = "weighted"
 
     def __post_init__(self) -> None:
@@ -30,6 +33,8 @@ class Weighted:
             raise ValueError("weighted: no parts; expected for example {'correct': (1.0, 'task'), 'format': (0.1, 'format')}")
         if self.correct_from is not None and self.correct_from not in self.parts:
             raise ValueError(f"weighted: correct_from is {self.correct_from!r}; the parts are {', '.join(self.parts)}")
+        if self.mean and not sum(w for w, *_ in self.parts.values()) > 0:
+            raise ValueError("weighted: the weights of a mean sum to 0 or less; expected more")
 
     @property
     def scope(self) -> str:
@@ -56,11 +61,14 @@ class Weighted:
         parts |= {f"{name}/{inner}": v for name, s in scores.items() for inner, v in s.parts.items()}
         stated = [scores[self.correct_from].correct] if self.correct_from else [s.correct for s in scores.values() if s.correct is not None]
         value = sum(float(self.parts[name][0]) * s.value for name, s in scores.items())
+        value /= sum(float(w) for w, *_ in self.parts.values()) if self.mean else 1.0
         looked = next((s for s in scores.values() if s.expected or s.places), Score(value))
         correct = stated[0] if stated else None
         return Score(value, parts=parts, correct=correct, places=looked.places, expected=looked.expected)
 
 
-def weighted(parts: Mapping[str, Sequence[Any]], *, correct_from: str | None = None) -> Weighted:
-    """A weighted sum of named verifiers: ``weighted({"correct": (1.0, "task"), "format": (0.1, "format", {"tags": ["answer"]})})``."""
-    return Weighted(dict(parts), correct_from)
+def weighted(parts: Mapping[str, Sequence[Any]], *, correct_from: str | None = None, mean: bool = False) -> Weighted:
+    """A weighted sum of named verifiers, or with `mean` their weighted mean:
+    ``weighted({"correct": (1.0, "task"), "format": (0.1, "format", {"tags": ["answer"]})})``.
+    """
+    return Weighted(dict(parts), correct_from, mean)

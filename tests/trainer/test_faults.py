@@ -122,7 +122,8 @@ def test_a_verifier_that_hangs_costs_its_episode_and_no_more(train, tmp_path):
 
 def test_a_math_worker_that_dies_is_replaced_and_the_answer_scored():
     pytest.importorskip("math_verify")
-    from fovea.verifiers.mathematics import Died, Pool
+    from fovea.verifiers.mathematics import Pool
+    from fovea.verifiers.workers import Died
 
     pool = Pool(1)
     try:

@@ -1,12 +1,16 @@
 """Deadlines, overlap, and failures that are never zeros."""
 
 import asyncio
+import os
+import signal
 import threading
 import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from fovea.types import Context, Episode, Group, Score, Task, Turn, user
+from fovea.types import Context, Episode, Group, Score, Segment, Task, Turn, user
 from fovea.verifiers import Scorer, TooManyUnscored, weighted
 
 
@@ -214,3 +218,49 @@ def test_verifiers_see_the_clock():
         scorer.score([group])
         scorer.score([other], Context(step=5))
     assert (group.episodes[0].score.value, other.episodes[0].score.value) == (3.0, 5.0)
+
+
+# -- processes --------------------------------------------------------------------------------------------------------------------
+
+
+def test_processes_give_the_scores_of_threads():
+    def groups():
+        boxes = group_of("boxes", ("<answer>cat 0 0 9 9</answer>", "no"), answer=[{"label": "cat", "bbox_2d": [0, 0, 9, 8]}], threshold=0.5)
+        parts = {"right": (1.0, "number", {"tolerance": 1}), "form": (0.1, "format", {"tags": ["answer"]})}
+        return [
+            boxes,
+            group_of("weighted", ("<answer>4</answer>", "7"), answer=5, parts=parts, mean=True),
+            group_of("length", ("a b", "c"), max=1),
+        ]
+
+    for group in (here := groups())[2].episodes + (there := groups())[2].episodes:
+        group.segments.append(Segment(None, *[np.ones(2, bool)] * 5))
+    with Scorer() as scorer:
+        scorer.score(here, Context(3, 9))
+    with Scorer(processes=2, timeout_s=60) as scorer:
+        scorer.score(there, Context(3, 9))
+    for mine, theirs in zip([e for g in here for e in g.episodes], [e for g in there for e in g.episodes]):
+        assert replace(mine.score, places=None, expected=None) == replace(theirs.score, places=None, expected=None)
+    assert list(map(list, there[0].episodes[0].score.places.at)) == [[0, 0, 9, 9]] and there[0].episodes[1].score.expected.labels == ["cat"]
+    assert all(e.score.ok for g in there for e in g.episodes)
+
+
+def test_a_process_that_hangs_is_killed_and_the_next_answer_scored(monkeypatch):
+    with Scorer(processes=1, timeout_s=60, max_unscored=1.0) as scorer:
+        scorer.score([group_of()])
+        worker = scorer._pool.free.get()
+        scorer._pool.free.put(worker)
+        os.kill(worker.process.pid, signal.SIGSTOP)
+        scorer.timeout_s = 0.2
+        late = scorer.score([group_of(texts=("cat",))])[0].episodes[0]
+        scorer.timeout_s = 60
+        assert not late.score.ok and "within 0.2 s" in late.score.reason and worker.process.wait(30) == -signal.SIGKILL
+        assert [e.score.value for e in scorer.score([group_of()])[0].episodes] == [1.0, 0.0]
+
+
+def test_what_cannot_travel_is_a_failure_and_functions_stay_here():
+    with Scorer(processes=1, timeout_s=60, max_unscored=1.0) as scorer:
+        group = scorer.score([group_of("set", answer={1, 2})])[0]
+        assert "JSON" in group.episodes[0].score.reason
+        mine = scorer.score([group_of(lambda answer, task: answer == "cat")])[0]
+        assert [e.score.value for e in mine.episodes] == [1.0, 0.0]

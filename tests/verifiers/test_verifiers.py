@@ -329,9 +329,9 @@ def test_a_hung_worker_is_replaced_and_the_next_answer_is_scored():
 
 
 def test_a_missing_extra_is_named(monkeypatch):
-    from fovea.verifiers import mathematics
+    from fovea.verifiers import mathematics, workers
 
-    monkeypatch.setattr(mathematics.Worker, "_read", lambda self, seconds, what: {"missing": "No module named 'math_verify'"})
+    monkeypatch.setattr(workers.Worker, "_read", lambda self, seconds, what: {"missing": "No module named 'math_verify'"})
     pool = mathematics.Pool(1)
     with pytest.raises(ModuleNotFoundError, match=r"fovea-rl\[math\]"):
         pool.compare("4", "4", 6, 5)
