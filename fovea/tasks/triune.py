@@ -53,12 +53,15 @@ def _science(index: int, split: str, seed: int) -> Task:
             break
     gold = "same" if n * p == m * q else "left" if n * p > m * q else "right"
     ink, hues = (70, 78, 96), rng.permutation(list(draw.PALETTE.values()))[:2]
-    figures = [([(2, 44), (62, 44), (62, 46), (2, 46)], ink), ([(32, 46), (40, 60), (24, 60)], ink)]
+    figures: list[tuple[list[draw.Point], tuple[int, int, int]]] = [
+        ([(2, 44), (62, 44), (62, 46), (2, 46)], ink),
+        ([(32, 46), (40, 60), (24, 60)], ink),
+    ]
     for side, count, arm, hue in ((-1, n, p, hues[0]), (1, m, q, hues[1])):
         x = 32 + side * 9 * arm
         for k in range(count):
             top = 44 - 9 * (k + 1)
-            figures.append(([(x - 4, top), (x + 4, top), (x + 4, top + 8), (x - 4, top + 8)], tuple(int(v) for v in hue)))
+            figures.append(([(x - 4, top), (x + 4, top), (x + 4, top + 8), (x - 4, top + 8)], (int(hue[0]), int(hue[1]), int(hue[2]))))
     for step in range(-3, 4):
         figures.append(([(31.5 + 9 * step, 46), (32.5 + 9 * step, 46), (32.5 + 9 * step, 48), (31.5 + 9 * step, 48)], ink))
     return _plain("Which side goes down: left, right or the same?", gold, draw.polygons(figures, draw.PAPERS[0]))

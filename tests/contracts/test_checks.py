@@ -43,7 +43,7 @@ def breaks(rule, call, *args, said="", **kwargs):
 
 WORD, NUMBER, LETTER, BOX, ITEMS, COUNTS, BOXES, ORDER = probe_tasks()
 GOLD = {"choice": LETTER, "number": NUMBER, "box_iou": BOX, "point_in_box": BOX, "set": ITEMS, "count": COUNTS}
-GOLD |= {"detection": BOXES, "criterion": BOXES, "permutation": ORDER}
+GOLD |= {"detection": BOXES, "criterion": BOXES, "boxes": BOXES, "permutation": ORDER}
 PARAMS = {"length": {"unit": "chars", "max": 9}, "weighted": {"parts": {"right": (1.0, "exact"), "form": (0.1, "format")}}}
 
 
