@@ -284,24 +284,6 @@ class Engine:
         self.policy, self.program, self.environment, self.seed = policy, program, environment, seed
         self.max_rows, self.max_context, self.prefill_tokens = max_rows, max_context, prefill_tokens
         self.counts: Counter[str] = Counter()
-        self._twins: dict[tuple[str, ...], dict[int, frozenset[int]]] = {}
-
-    def twins(self, once: tuple[str, ...]) -> dict[int, frozenset[int]]:
-        """Token id -> the ids that say the same one of these texts, with or without a space before it.
-
-        Raises:
-          ValueError: a text that is no single token of this vocabulary.
-        """
-        if once not in self._twins:
-            found: dict[int, frozenset[int]] = {}
-            for text in once:
-                forms = [self.policy.encode_text(form) for form in (text.strip(), f" {text.strip()}")]
-                ids = frozenset(form[0] for form in forms if len(form) == 1)
-                if not ids:
-                    raise ValueError(f"sampling.once: {text!r} is {len(forms[0])} tokens of this model; expected texts of one token each")
-                found |= dict.fromkeys(ids, ids)
-            self._twins[once] = found
-        return self._twins[once]
 
     def rollout(
         self,
@@ -541,7 +523,6 @@ class Rollout:
                 torch.tensor(held) if any(held) else None,
                 self.policy.eos_ids,
                 self.sampling.temperature,
-                [self.spent(calls[r]) for r in rows] if any(calls[r].sampling.once for r in rows) else (),
             )
             token_R[index] = drawn_R
             for r, token, old, behaviour in zip(rows, drawn_R.tolist(), old_R.tolist(), behaviour_R.tolist(), strict=True):
@@ -549,11 +530,6 @@ class Rollout:
         self.tokens += len(calls)
         self.engine.counts["tokens"] += len(calls)
         return token_R
-
-    def spent(self, call: Call) -> list[int]:
-        """The ids that say what this turn has said once and may not say again."""
-        same = self.engine.twins(call.sampling.once)
-        return sorted({twin for i in call.units.ids[call.start :] for twin in same.get(i, ())})
 
     def finished(self, call: Call) -> bool:
         """Whether the turn is complete after its newest token; if so, its program is woken."""

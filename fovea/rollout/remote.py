@@ -245,8 +245,6 @@ class RemoteRollout(Rollout):
             raise RemoteError(
                 f"task {first.task.id!r} shows a {found}; a remote engine sends pictures only: use the local engine for clips"
             )
-        if first.sampling.once:
-            raise RemoteError("sampling.once holds for the local engine alone: servers cannot be asked to say each text once")
         prompt = self.policy.prompt_ids(prefix)
         return Question(
             task=first.task.id,

@@ -34,7 +34,6 @@ class Sampling:
       max_new_tokens: limit per turn.
       stop: a turn ends as soon as its text contains one of these; the tokens that completed the string stay in the turn.
       min_new_tokens: no end-of-sequence token before this many tokens.
-      once: texts of one token, with or without a space before it, that are each said at most once in a turn: labels of an order.
     """
 
     temperature: float = 1.0
@@ -43,7 +42,6 @@ class Sampling:
     max_new_tokens: int = 64
     stop: tuple[str, ...] = ()
     min_new_tokens: int = 0
-    once: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not (self.temperature == 0 or LEAST <= self.temperature < float("inf")):
@@ -57,8 +55,6 @@ class Sampling:
             )
         if isinstance(self.stop, str) or any(not s for s in self.stop):
             raise ValueError(f"stop = {self.stop!r}; expected a tuple of non-empty strings")
-        if isinstance(self.once, str) or any(not s.strip() for s in self.once):
-            raise ValueError(f"once = {self.once!r}; expected a tuple of texts such as ('1', '2', '3')")
 
 
 def address(*parts: int | str) -> int:
@@ -90,7 +86,6 @@ def sample(
     held_R: Tensor | None = None,
     held: Sequence[int] = (),
     trained_at: float = 0.0,
-    spent: Sequence[Sequence[int]] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One token per row by inverse CDF.
 
@@ -100,7 +95,6 @@ def sample(
       banned: ids that can never be drawn and carry no probability, in training neither (image placeholders).
       held_R, held: rows (bool) in which the ids `held` cannot be drawn now (the end of sequence before `min_new_tokens`); unlike banned ids
         they keep their probability in `logp_old`, because the trainer's softmax contains them.
-      spent: for each row, ids that cannot be drawn any more; they keep their probability as `held` does.
       trained_at: the temperature of the trainer's softmax; 0 stands for that of `sampling`, or 1 when that is greedy.
     Returns:
       token_R (long), logp_old_R: log softmax(logits without banned ids / trained_at) at the token, logp_behaviour_R: its log-probability
@@ -122,10 +116,6 @@ def sample(
     if held and held_R is not None and bool(held_R.any()):
         open_RV = weight_RV.clone()
         open_RV[held_R.to(open_RV.device).nonzero()[:, 0, None], torch.tensor(list(held), device=open_RV.device)] = 0.0
-    if any(spent):
-        open_RV = weight_RV.clone() if open_RV is weight_RV else open_RV
-        pairs = torch.tensor([(r, i) for r, ids in enumerate(spent) for i in ids], device=open_RV.device)
-        open_RV[pairs[:, 0], pairs[:, 1]] = 0.0
     if sampling.temperature and (sampling.top_k or sampling.top_p < 1):
         open_RV = truncate(open_RV, sampling.top_k, sampling.top_p)
     if sampling.temperature:

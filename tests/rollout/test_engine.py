@@ -1,5 +1,4 @@
 import asyncio
-import dataclasses
 import threading
 
 import pytest
@@ -132,23 +131,6 @@ def test_banned_ids_never_appear_and_lengths_hold():
         ids = episode.segments[0].actions.tolist()
         assert IMAGE not in ids and EOS not in ids[:5]
         assert (ids[-1] == EOS) == (episode.stop == "eos") and (len(ids) == 200) == (episode.stop == "length") and EOS not in ids[:-1]
-
-
-def test_texts_that_are_said_once_make_every_answer_an_order():
-    def labels(sequence):
-        logits = torch.full((260,), -30.0)
-        logits[[ord(c) for c in "1234"]] = torch.tensor([9.0, 3.0, 2.0, 1.0])
-        logits[EOS] = -9.0
-        return logits
-
-    sampling = Sampling(max_new_tokens=9, once=("1", "2", "3", "4"))
-    (group,) = Engine(FakePolicy(labels)).rollout([ask("a")], 12, sampling)
-    assert all(sorted(e.text) == list("1234") and e.stop == "eos" for e in group.episodes)
-    assert {e.text[0] for e in group.episodes} == {"1"} and len({e.text for e in group.episodes}) > 1
-    (greedy,) = Engine(FakePolicy(labels)).rollout([ask("a")], 1, dataclasses.replace(sampling, temperature=0.0))
-    assert greedy.episodes[0].text == "1234"
-    with pytest.raises(ValueError, match="'12' is 2 tokens"):
-        Engine(FakePolicy(labels)).rollout([ask("a")], 1, Sampling(once=("12",)))
 
 
 @pytest.mark.parametrize(

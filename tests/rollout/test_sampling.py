@@ -162,12 +162,3 @@ def test_diverged_logits_are_named():
 def test_bad_settings_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         Sampling(**bad)
-
-
-def test_spent_ids_cannot_be_drawn_and_keep_their_probability_in_logp_old():
-    logits = torch.tensor([[math.log(2.0), 0.0, 0.0], [math.log(2.0), 0.0, 0.0]])
-    u = torch.tensor([0.1, 0.1], dtype=torch.float64)
-    token, old, behaviour = sample(logits, u, Sampling(), spent=[[0, 1], []])
-    assert token.tolist() == [2, 0]
-    assert old.exp().tolist() == pytest.approx([0.25, 0.5]) and behaviour.exp().tolist() == pytest.approx([1.0, 0.5])
-    assert sample(logits, u, Sampling(temperature=0), spent=[[0], []])[0].tolist() == [1, 0]
