@@ -13,6 +13,7 @@ read it; one that is in fuzz.json already, with the same seed and number and wit
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -25,6 +26,7 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from random import Random
@@ -35,11 +37,12 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from benchmarks.reliability.inputs import FAMILIES, Family  # noqa: E402
+from fovea.files import write_text  # noqa: E402
 
 PACKAGE = ROOT / "fovea"
 OUT = Path(__file__).with_name("fuzz.json")
-SECONDS = 20
-"""Longest time for one input; a longer one is a crash."""
+SECONDS, PATIENCE = 20, 600
+"""Longest processor time of one input, and longest wait for it; what takes longer is a crash."""
 MEMORY_BYTES = 12 << 30
 SAYS = (
     *("expected", "is damaged", "unknown", "known:", "Known:", "there are:", "did you mean", "Tried", "cannot be used"),
@@ -48,7 +51,25 @@ SAYS = (
 
 
 class Hang(BaseException):
-    """An input took longer than `SECONDS`."""
+    """An input took longer than `SECONDS` or `PATIENCE`."""
+
+
+@contextlib.contextmanager
+def limited() -> Iterator[None]:
+    """Raise `Hang` inside where it takes too long. A machine that is busy with other work slows no processor time."""
+
+    def late(*_: Any) -> None:
+        raise Hang(f"more than {SECONDS} s of processor time, or {PATIENCE} s")
+
+    signal.signal(signal.SIGPROF, late)
+    signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.alarm(PATIENCE)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.alarm(0)
 
 
 def is_clean(error: BaseException, family: Family) -> bool:
@@ -68,7 +89,7 @@ def judge(family: Family, rng: Random, folder: Path) -> tuple[str, Any]:
     """("accepted" | "clean" | "crash", the error if any) of one input."""
     given = family.make(rng, folder)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), limited():
             warnings.simplefilter("ignore")
             return ("accepted" if family.feed(given, folder) else "clean"), None
     except Hang as e:
@@ -87,10 +108,6 @@ def run(name: str, inputs: int, seed: int, at: Path | None = None) -> dict[str, 
     measured = coverage.Coverage(branch=True, include=[str(PACKAGE / m) for m in family.modules], data_file=None)
     counts, crashes = {"accepted": 0, "clean": 0, "crash": 0}, []
 
-    def late(*_: Any) -> None:
-        raise Hang(f"more than {SECONDS} s")
-
-    signal.signal(signal.SIGALRM, late)
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         family.prepare(Path(folder))
@@ -98,9 +115,7 @@ def run(name: str, inputs: int, seed: int, at: Path | None = None) -> dict[str, 
         for i in range(inputs):
             if at is not None:
                 at.write_text(str(i))
-            signal.alarm(SECONDS)
             kind, error = judge(family, Random(f"{seed}/{name}/{i}"), Path(folder))
-            signal.alarm(0)
             counts[kind] += 1
             if kind == "crash":
                 crashes.append({"input": i, "error": f"{type(error).__name__}: {error}"[:300], "where": _where(error)})
@@ -131,21 +146,8 @@ def apart(name: str, inputs: int, seed: int) -> dict[str, Any]:
     """One family in a process of its own; one that dies is a crash at the input it had."""
     with tempfile.TemporaryDirectory() as folder:
         at, out = Path(folder) / "at", Path(folder) / "out.json"
-        command = [
-            sys.executable,
-            __file__,
-            "--print",
-            "--family",
-            name,
-            "--inputs",
-            str(inputs),
-            "--seed",
-            str(seed),
-            "--at",
-            str(at),
-            "--out",
-            str(out),
-        ]
+        options = {"--family": name, "--inputs": inputs, "--seed": seed, "--at": at, "--out": out}
+        command = [sys.executable, __file__, "--print", *(str(x) for pair in options.items() for x in pair)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode == 0:
             return json.loads(out.read_text())
@@ -192,9 +194,7 @@ def main() -> int:
         if before.get("inputs") != options.inputs or before.get("crashes"):
             families[name] = {**apart(name, options.inputs, options.seed), "commit": about["commit"]}
             command = shlex.join(["python", "benchmarks/reliability/fuzz.py", *sys.argv[1:]])
-            partial = out.with_suffix(".partial")
-            partial.write_text(json.dumps({"command": command, "seed": options.seed, **about, "families": families}, indent=1) + "\n")
-            partial.rename(out)
+            write_text(out, json.dumps({"command": command, "seed": options.seed, **about, "families": families}, indent=1) + "\n")
         print(name, {k: v for k, v in families[name].items() if k != "modules"}, flush=True)
     return int(any(f["crashes"] for f in families.values()))
 

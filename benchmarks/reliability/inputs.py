@@ -457,7 +457,7 @@ def read_checkpoint(given: tuple[str, str, bytes], folder: Path) -> bool:
                 os.link(file, copy / file.name)
         (copy / name).write_bytes(data)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            HFVLM.load(copy, weights=name == "model.safetensors")
+            HFVLM.load(copy)
         return True
     step = folder / "run" / "checkpoints" / "step-000003"
     before = {f: (step / f).read_bytes() for f in ("state.json", name)}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -32,6 +33,25 @@ def named(folder: Path) -> Iterator[None]:
             raise
         found = odd or f"{type(e).__name__}: {' '.join(str(e).split())[:400]}"
         raise ValueError(f"{folder}: found {found}; expected a checkpoint as save_pretrained writes it (truncated, or altered?)") from e
+
+
+def check_size(folder: Path, build: Callable[[], torch.nn.Module]) -> None:
+    """Refuse settings that ask for far more than the weights hold, as those do that lack their sizes, before memory is taken for it.
+
+    Raises:
+      ValueError: with both numbers of parameters.
+    """
+    with torch.device("meta"):
+        asked = sum(p.numel() for p in build().parameters())
+    held = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as opened:
+            held += sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
+    if held and asked > 2 * held:
+        raise ValueError(
+            f"{folder}/config.json: found sizes of a model with {asked:,} parameters; expected those of the {held:,} that the weights hold "
+            "(are fields missing?)"
+        )
 
 
 def first_odd(folder: Path) -> str:

@@ -159,14 +159,16 @@ class HFVLM:
         config = read_config(folder)
         made: Any = getattr(transformers, FAMILIES[config["model_type"]].model)
         with damage.named(folder):
+            settings = made.config_class.from_pretrained(folder, local_files_only=True)
             if weights:
+                damage.check_size(folder, lambda: made(settings))
                 packed = {"quantization_config": adapters.packing(dtype)} if nf4 else {}
                 safe = {"trust_remote_code": False, "use_safetensors": True, "local_files_only": True}
                 vlm, report = made.from_pretrained(folder, dtype=getattr(torch, dtype), output_loading_info=True, **safe, **packed)
                 if missing := sorted(report["missing_keys"]):
                     raise ValueError(f"{folder}: found no tensor {missing[0]!r} ({len(missing)} are missing); expected all of the model's")
             else:
-                vlm = made._from_config(made.config_class.from_pretrained(folder, local_files_only=True), dtype=getattr(torch, dtype))
+                vlm = made._from_config(settings, dtype=getattr(torch, dtype))
         model = Model(vlm, value_head).to(device=device if weights else None, dtype=getattr(torch, dtype))
         if model.value is not None and (given / VALUE_HEAD).exists():
             with damage.named(given):

@@ -155,6 +155,15 @@ def test_a_model_that_exists_only_as_code_is_refused(checkpoint, mark):
         HFVLM.load(checkpoint)
 
 
+@pytest.mark.parametrize("part", ["text_config", "vision_config"])
+def test_settings_without_sizes_are_refused_before_memory_is_taken_for_them(checkpoint, part):
+    config = json.loads((checkpoint / "config.json").read_text())
+    del config[part]
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"config\.json: found sizes of a model with [\d,]+ parameters; expected those of the [\d,]+ that"):
+        HFVLM.load(checkpoint)
+
+
 def test_missing_weights_are_not_made_up(checkpoint):
     from safetensors.torch import load_file, save_file
 
