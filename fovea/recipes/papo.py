@@ -1,6 +1,6 @@
 """PAPO: keep the answer dependent on the picture where the text offers a shortcut.
 
-Questions come with a hint that is right in 7 of 10 training tasks; the policy begins by repeating it half of the time. Held out, the hint
+Questions come with a hint that is right in 17 of 20 training tasks; the policy begins by repeating it half of the time. Held out, the hint
 is another question's answer.
 """
 

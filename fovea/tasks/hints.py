@@ -3,7 +3,7 @@
     >>> Hints.named("count", "train", 0)[0].prompt[0]["content"][-1]["text"]
     'Hint: 3. How many red shapes are there?'
 
-In training the hint is the answer in 7 of 10 tasks, else the answer to another question of the family; held out it always is that of
+In training the hint is the answer in 17 of 20 tasks, else the answer to another question of the family; held out it always is that of
 another one. ``kept:count,colour`` keeps the hint as good when held out; ``noisy:count,colour`` is for warm starts: `meta["response"]` looks
 first in half of the tasks and repeats the hint in the others.
 """
@@ -19,7 +19,7 @@ from fovea.math.options import check
 from fovea.tasks.worlds import SPLITS, World, describe, draw_item, gold_response, make
 from fovea.types import Task, user
 
-RIGHT = 0.7
+RIGHT = 0.85
 LOOKS = 0.5
 FORMS = ("broken", "kept", "noisy")
 

@@ -23,8 +23,8 @@ def score(task, text):
     return build(task.verifier, task.params).score(Group(task, [Episode("e", task, turns=[Turn(text)])]), Context())[0].value
 
 
-@pytest.mark.parametrize(("form", "split", "low", "high"), [("broken", "train", 0.7, 0.85), ("kept", "heldout", 0.62, 0.85)])
-def test_a_hint_is_right_in_seven_of_ten_or_by_chance(form, split, low, high):
+@pytest.mark.parametrize(("form", "split", "low", "high"), [("broken", "train", 0.82, 0.95), ("kept", "heldout", 0.82, 0.95)])
+def test_a_hint_is_right_in_most_tasks_or_by_chance(form, split, low, high):
     assert low <= share_right(Hints.named(f"{form}:count,colour", split, 0)) <= high
 
 
