@@ -356,10 +356,13 @@ def ledger_rows(root: Path) -> dict[str, dict[str, Any]]:
 
 
 def judged(row: dict[str, Any] | None) -> str:
-    """ "reproduced: +0.310 [+0.280, +0.340]" of a row."""
+    """ "reproduced: +0.310 [+0.280, +0.340]" of a row, and whether it is the control that failed."""
     from fovea.ledger.rows import outcome
 
-    return "" if row is None else f"{row['verdict']}: {outcome(row)}"
+    if row is None:
+        return ""
+    failed = f"; the control `{row['controlled']['arm']}` fails: {outcome(row['controlled'])}" if row["control"] == "fails" else ""
+    return f"{row['verdict']}: {outcome(row)}{failed}"
 
 
 def states(root: Path) -> str:
