@@ -8,7 +8,7 @@ label of the piece that belongs there.
     "jigsaw:clip"         six pieces of a drawn clip, one frame of each on one sheet; "jigsaw:clip-apart" shows them as clips
     "jigsaw:depth"        points of a drawn scene, from the nearest to the farthest
     "jigsaw:3x3-places"   asks the other way round, for the place of every piece shown, which a small model reads off one after the other
-    "jigsaw:3x3-noisy"    for warm starts: `meta["response"]` mixes up half of the labels, and is still an order of 1 to K
+    "jigsaw:3x3-noisy"    for warm starts: `meta["response"]` mixes up most of the labels, and is still an order of 1 to K
     "jigsaw:3x3@FOLDER"   the same from the pictures of a folder; "clip@FOLDER" from its clips, or from pans over its pictures;
                           "depth@FOLDER" from pictures with a depth map in metres beside them (`room.jpg`, `room.depth.npy`)
 
@@ -37,7 +37,7 @@ from fovea.video import Video, probe, read_frames
 
 SHEET, GAP = 60, 2
 """Pixels: side of a picture whose tiles are shown on one sheet, and between two tiles; three rows fill the tiny model's 64."""
-NOISE = 0.3
+NOISE = 0.9
 LEAST_TILE = 28
 """Pixels: smallest side of a tile that is shown as a picture of its own; smaller pictures are left out."""
 CLIP_PIECES, CLIP_FRAMES, TRIM = 6, 12, 0.05

@@ -24,7 +24,7 @@ from fovea.tasks import detect, worlds
 from fovea.tasks.worlds import SPLITS, draw, split_of
 from fovea.types import Task, user
 
-RISING = ((0.10, 0.5), (0.25, 0.75), (1.0, 0.9))
+RISING = ((0.10, 0.5), (0.25, 0.65), (1.0, 0.8))
 """V-Triune's 0.85, 0.95, 0.99 in reach of boxes of some fifteen pixels."""
 WEIGHTS = (1.0, 0.1)
 """Of accuracy and format."""

@@ -100,12 +100,12 @@ def test_the_sheet_shows_the_pieces_of_the_scene():
         assert (sheet[22 * v : 22 * v + 20, 22 * u : 22 * u + 20] == whole[20 * r : 20 * r + 20, 20 * c : 20 * c + 20]).all()
 
 
-def test_a_noisy_response_is_an_order_that_is_right_in_about_half_of_its_places():
+def test_a_noisy_response_is_an_order_that_is_right_in_a_few_of_its_places():
     noisy = [Jigsaw("3x3-noisy")[i] for i in range(200)]
     told = [parse_permutation(t.meta["response"][8:-9], 9) for t in noisy]
     assert all(told) and all(t.meta["gold"] == " ".join(map(str, t.answer)) for t in noisy)
     right = np.mean([a == b for t, order in zip(noisy, told) for a, b in zip(t.answer, order)])
-    assert 0.5 < right < 0.72  # those that are dealt anew may fall on their own place
+    assert 0.14 < right < 0.28  # a tenth is kept, and some of those that are dealt anew fall on their own place
     plain = Jigsaw("3x3")[0]
     assert plain.answer == noisy[0].answer and plain.meta["response"] == f"<answer>{plain.meta['gold']}</answer>"
 
