@@ -81,5 +81,5 @@ CLAIM = Claim(
     control_margin=0.03,
     measured={"data": "triune:grounding"},
     tasks=300,
-    tuning="none: no arm was run before; the thresholds are chosen by the size of the boxes, where two pixels of fifteen leave an IoU of 0.8",
+    tuning="none: no arm was run before; the thresholds follow from the size of boxes, where two pixels of fifteen leave an IoU of 0.8",
 )

@@ -88,7 +88,7 @@ CLAIM = Claim(
     tasks=400,
     curve="reward/placed",
     minutes=4.0,
-    tuning="the start alone, with seed 100: asked for the tile of every place, 93 steps taught orders and no perception; asked for the place "
-    "of every tile, 80 steps on right answers placed half of the labels, one answer in eight was an order and one in two hundred right, too "
+    tuning="the start alone, seed 100: asked for the tile of every place, 93 steps taught orders and no perception; asked for the place "
+    "of every tile, 80 steps on right answers placed half of the labels; one answer in eight was an order, one in two hundred right, too "
     "many for a control, so orders that are mostly mixed up follow. Neither that second part nor any arm was run before",
 )
