@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,22 +43,10 @@ def area(box_N4: Array) -> Array:
     return side_2N[0] * side_2N[1]
 
 
-def _overlap(a_N4: Array, b_M4: Array, least: float) -> tuple[Array, Array]:
-    """Intersection and union (N, M)."""
+def _side(a_N4: Array, b_M4: Array) -> Array:
+    """Sides (2, N, M) of the overlap of each pair; below 0 where there is a gap."""
     a_4N1, b_41M = a_N4.T[:, :, None], b_M4.T[:, None]  # the long axes last, where numpy is fast
-    side_2NM = np.minimum(a_4N1[2:], b_41M[2:]) - np.maximum(a_4N1[:2], b_41M[:2])
-    side_2NM *= side_2NM > least  # a box without area has no overlap that is wider than 0
-    inner_NM = side_2NM[0] * side_2NM[1]
-    return inner_NM, area(a_N4)[:, None] + area(b_M4) - inner_NM
-
-
-def iou(a_N4: ArrayLike, b_M4: ArrayLike, least: float = 0.0) -> Array:
-    """Intersection over union (N, M) in [0, 1].
-
-    least: overlaps that are not wider and higher than this count nothing. VLM-R1's code has 1 pixel.
-    """
-    inner_NM, union_NM = _overlap(as_boxes(a_N4), as_boxes(b_M4), least)
-    return inner_NM / np.maximum(union_NM, TINY)
+    return np.minimum(a_4N1[2:], b_41M[2:]) - np.maximum(a_4N1[:2], b_41M[:2])
 
 
 def _hull(a_N4: Array, b_M4: Array) -> Array:
@@ -67,13 +55,35 @@ def _hull(a_N4: Array, b_M4: Array) -> Array:
     return np.maximum(a_4N1[2:], b_41M[2:]) - np.minimum(a_4N1[:2], b_41M[:2])
 
 
+def _iou(a_N4: Array, b_M4: Array, side_2NM: Array) -> tuple[Array, Array]:
+    """IoU and union (N, M). A box without area has no overlap with sides above 0."""
+    inner_NM = side_2NM[0] * side_2NM[1]
+    union_NM = area(a_N4)[:, None] + area(b_M4) - inner_NM
+    return inner_NM / np.maximum(union_NM, TINY), union_NM
+
+
+def iou(a_N4: ArrayLike, b_M4: ArrayLike, least: float = 0.0) -> Array:
+    """Intersection over union (N, M) in [0, 1].
+
+    least: overlaps that are not wider and higher than this count nothing. VLM-R1's code has 1 pixel.
+    """
+    a, b = as_boxes(a_N4), as_boxes(b_M4)
+    side_2NM = _side(a, b)
+    return _iou(a, b, np.where(side_2NM > least, side_2NM, 0.0) if least else np.maximum(side_2NM, 0.0))[0]
+
+
 def giou(a_N4: ArrayLike, b_M4: ArrayLike) -> Array:
     """IoU − (hull − union) / hull, (N, M) in [−1, 1] (Rezatofighi et al. 2019, arXiv 1902.09630); −1 where neither box has an area."""
+    return giou_and_distance(a_N4, b_M4)[0]
+
+
+def giou_and_distance(a_N4: ArrayLike, b_M4: ArrayLike) -> tuple[Array, Array]:
+    """GIoU and the sum of the distances of the four edges (L1, in the unit of the boxes), (N, M) each."""
     a, b = as_boxes(a_N4), as_boxes(b_M4)
-    inner_NM, union_NM = _overlap(a, b, 0.0)
-    wide_NM, high_NM = _hull(a, b)
-    hull_NM = wide_NM * high_NM
-    return inner_NM / np.maximum(union_NM, TINY) - 1 + union_NM / np.maximum(hull_NM, TINY)
+    side_2NM, hull_2NM = _side(a, b), _hull(a, b)
+    iou_NM, union_NM = _iou(a, b, np.maximum(side_2NM, 0.0))
+    giou_NM = iou_NM - 1 + union_NM / np.maximum(hull_2NM[0] * hull_2NM[1], TINY)
+    return giou_NM, (hull_2NM - side_2NM).sum(0)  # of two ends, the farther less the nearer is their distance
 
 
 def ciou(a_N4: ArrayLike, b_M4: ArrayLike) -> Array:
@@ -90,11 +100,6 @@ def ciou(a_N4: ArrayLike, b_M4: ArrayLike) -> Array:
 
 
 OVERLAPS: dict[str, Callable[[ArrayLike, ArrayLike], Array]] = {"iou": iou, "giou": giou, "ciou": ciou}
-
-
-def apart(a_N4: ArrayLike, b_M4: ArrayLike) -> Array:
-    """Sum of the distances of the four edges (L1), (N, M), in the unit of the boxes."""
-    return np.abs(as_boxes(a_N4).T[:, :, None] - as_boxes(b_M4).T[:, None]).sum(0)
 
 
 def assign(cost_NM: ArrayLike) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -134,6 +139,7 @@ class Picture:
     Attributes:
       box_P4, label_P: predictions; without `score_P` each has score 1, and equals are ranked as given.
       gold_G4, gold_label_G: the truth.
+      least: as for `iou`.
     """
 
     box_P4: Array
@@ -141,6 +147,7 @@ class Picture:
     gold_G4: Array
     gold_label_G: Sequence[str | int]
     score_P: Sequence[float] | None = None
+    least: float = 0.0
 
     def __post_init__(self) -> None:
         for boxes, labels in (("box_P4", self.label_P), ("gold_G4", self.gold_label_G)):
@@ -149,6 +156,11 @@ class Picture:
                 raise ValueError(f"{boxes} has {len(getattr(self, boxes))} boxes and {len(labels)} labels; expected one label for each")
         if self.score_P is not None and len(self.score_P) != len(self.box_P4):
             raise ValueError(f"box_P4 has {len(self.box_P4)} boxes and {len(self.score_P)} scores; expected one score for each")
+
+    @cached_property
+    def overlap_PG(self) -> Array:
+        """IoU of each prediction with each gold box."""
+        return iou(self.box_P4, self.gold_G4, self.least)
 
 
 def mean_average_precision(pictures: Sequence[Picture], thresholds: Sequence[float] = COCO_THRESHOLDS) -> float:
@@ -188,12 +200,12 @@ def _hits(picture: Picture, threshold_K: Array) -> tuple[NDArray[np.bool_], Arra
 
     A prediction takes the free box it overlaps most, the last of equals.
     """
-    box_P4, label_P, score_P = picture.box_P4, picture.label_P, np.ones(len(picture.box_P4))
+    label_P, overlap_PG, score_P = picture.label_P, picture.overlap_PG, np.ones(len(picture.box_P4))
     if picture.score_P is not None:
         score_P = np.asarray(picture.score_P, np.float64)
         rank_P = np.argsort(-score_P, kind="stable")
-        box_P4, score_P, label_P = box_P4[rank_P], score_P[rank_P], [label_P[p] for p in rank_P]
-    overlap_PG = np.where(same(label_P, picture.gold_label_G), iou(box_P4, picture.gold_G4), -1.0)
+        overlap_PG, score_P, label_P = overlap_PG[rank_P], score_P[rank_P], [label_P[p] for p in rank_P]
+    overlap_PG = np.where(same(label_P, picture.gold_label_G), overlap_PG, -1.0)
     least_K1 = np.minimum(threshold_K, 1 - 1e-10)[:, None]
     K, G = len(threshold_K), overlap_PG.shape[1]
     rival_PG = overlap_PG >= least_K1.min()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fovea.math.boxes import OVERLAPS, Picture, assign, ciou, giou, greedy, iou, mean_average_precision
+from fovea.math.boxes import OVERLAPS, Picture, assign, ciou, giou, giou_and_distance, greedy, iou, mean_average_precision
 
 TEN = [0, 0, 10, 10]
 
@@ -53,6 +53,8 @@ def test_overlaps_are_symmetric_and_know_no_unit(a, b, scale, shift):
         np.testing.assert_allclose(value, overlap(b, a).T, atol=1e-9, err_msg=name)
         np.testing.assert_allclose(value, overlap(np.array(a) * scale + shift, np.array(b) * scale + shift), atol=1e-6, err_msg=name)
         np.testing.assert_allclose(np.diag(overlap(a, a)), 1.0, atol=1e-9, err_msg=name)
+    distance = giou_and_distance(a, b)[1]
+    np.testing.assert_allclose(distance, np.abs(np.array(a)[:, None] - np.array(b)[None]).sum(2), atol=1e-9)
     assert (ciou(a, b) <= iou(a, b) + 1e-12).all()
     assert (giou(a, b) <= iou(a, b) + 1e-12).all()
 
