@@ -164,7 +164,7 @@ def detection(*, reward: Rewarded = "od_length", at: float = 0.5, scale: float |
         else:
             value = float(found.none)
         hits = [p for p, _ in greedy(np.where(named_PG, picture.overlap_PG, -1.0), at)]
-        return _placed({"score": value, **_measured(*named_PG.shape, len(hits))}, found, gold, hits, image)
+        return _placed({"score": value, **_measured(len(found.labels), len(gold.labels), len(hits))}, found, gold, hits, image)
 
     return PerEpisode("detection", judge)
 
