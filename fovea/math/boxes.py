@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -139,7 +139,7 @@ class Picture:
     Attributes:
       box_P4, label_P: predictions; without `score_P` each has score 1, and equals are ranked as given.
       gold_G4, gold_label_G: the truth.
-      least: as for `iou`.
+      overlap_PG: IoU of predictions and truth, where it is known already.
     """
 
     box_P4: Array
@@ -147,7 +147,7 @@ class Picture:
     gold_G4: Array
     gold_label_G: Sequence[str | int]
     score_P: Sequence[float] | None = None
-    least: float = 0.0
+    overlap_PG: Array | None = None
 
     def __post_init__(self) -> None:
         for boxes, labels in (("box_P4", self.label_P), ("gold_G4", self.gold_label_G)):
@@ -156,11 +156,6 @@ class Picture:
                 raise ValueError(f"{boxes} has {len(getattr(self, boxes))} boxes and {len(labels)} labels; expected one label for each")
         if self.score_P is not None and len(self.score_P) != len(self.box_P4):
             raise ValueError(f"box_P4 has {len(self.box_P4)} boxes and {len(self.score_P)} scores; expected one score for each")
-
-    @cached_property
-    def overlap_PG(self) -> Array:
-        """IoU of each prediction with each gold box."""
-        return iou(self.box_P4, self.gold_G4, self.least)
 
 
 def mean_average_precision(pictures: Sequence[Picture], thresholds: Sequence[float] = COCO_THRESHOLDS) -> float:
@@ -200,7 +195,8 @@ def _hits(picture: Picture, threshold_K: Array) -> tuple[NDArray[np.bool_], Arra
 
     A prediction takes the free box it overlaps most, the last of equals.
     """
-    label_P, overlap_PG, score_P = picture.label_P, picture.overlap_PG, np.ones(len(picture.box_P4))
+    overlap_PG = iou(picture.box_P4, picture.gold_G4) if picture.overlap_PG is None else picture.overlap_PG
+    label_P, score_P = picture.label_P, np.ones(len(picture.box_P4))
     if picture.score_P is not None:
         score_P = np.asarray(picture.score_P, np.float64)
         rank_P = np.argsort(-score_P, kind="stable")

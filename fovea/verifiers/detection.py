@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fovea.math.boxes import COCO_THRESHOLDS, Array, Picture, as_boxes, assign, giou_and_distance, greedy, mean_average_precision, same
+from fovea.math.boxes import COCO_THRESHOLDS, Array, Picture, as_boxes, assign, giou_and_distance, greedy, iou, mean_average_precision, same
 from fovea.types import Context, Episode, Places, Score, Verifier
 from fovea.verifiers.core import PerEpisode, Stages, Unscorable, check_stages, placed, staged
 from fovea.verifiers.parse import READ, extract_answer, find_floats
@@ -157,38 +157,49 @@ def detection(*, reward: Rewarded = "od_length", at: float = 0.5, scale: float |
 
     def judge(episode: Episode, context: Context) -> Score:
         found, gold = _said(episode, scale, image), gold_of(episode)
-        picture = Picture(found.box_N4, found.labels, gold.box_N4, gold.labels, least=least)
-        named_PG = _named(found, gold)
+        pairs = Pairs(found, gold, iou(found.box_N4, gold.box_N4, least), _named(found, gold))
         if gold.labels:
-            value = judges[reward](picture, named_PG) if found.labels else 0.0
+            value = judges[reward](pairs) if found.labels else 0.0
         else:
             value = float(found.none)
-        hits = [p for p, _ in greedy(np.where(named_PG, picture.overlap_PG, -1.0), at)]
-        return _placed({"score": value, **_measured(len(found.labels), len(gold.labels), len(hits))}, found, gold, hits, image)
+        hits = [p for p, _ in greedy(np.where(pairs.named_PG, pairs.overlap_PG, -1.0), at)]
+        return _placed({"score": value, **_measured(pairs, len(hits))}, found, gold, hits, image)
 
     return PerEpisode("detection", judge)
 
 
-Judge = Callable[[Picture, NDArray[np.bool_]], float]
+@dataclass(frozen=True)
+class Pairs:
+    """Boxes of an answer and of the truth, how much each pair overlaps and whether its labels are equal but for case, (P, G) each."""
+
+    found: Detections
+    gold: Detections
+    overlap_PG: Array
+    named_PG: NDArray[np.bool_]
 
 
-def _average_precision(picture: Picture, named_PG: NDArray[np.bool_], thresholds: Sequence[float]) -> float:
-    return mean_average_precision([picture], thresholds)
+Judge = Callable[[Pairs], float]
 
 
-def _od_length(picture: Picture, named_PG: NDArray[np.bool_]) -> float:
-    P, G = named_PG.shape
-    return mean_average_precision([picture]) * min(1.0, G / P)
+def _average_precision(pairs: Pairs, thresholds: Sequence[float]) -> float:
+    found, gold = pairs.found, pairs.gold
+    return mean_average_precision([Picture(found.box_N4, found.labels, gold.box_N4, gold.labels, overlap_PG=pairs.overlap_PG)], thresholds)
 
 
-def _weighted_sum(picture: Picture, named_PG: NDArray[np.bool_]) -> float:
-    matched = greedy(picture.overlap_PG, 0.5)
-    P, G = named_PG.shape
-    position = sum(picture.overlap_PG[p, g] for p, g in matched if named_PG[p, g]) / G
+def _od_length(pairs: Pairs) -> float:
+    P, G = pairs.named_PG.shape
+    return _average_precision(pairs, COCO_THRESHOLDS) * min(1.0, G / P)
+
+
+def _weighted_sum(pairs: Pairs) -> float:
+    matched = greedy(pairs.overlap_PG, 0.5)
+    P, G = pairs.named_PG.shape
+    position = sum(pairs.overlap_PG[p, g] for p, g in matched if pairs.named_PG[p, g]) / G
     return float(0.7 * position + 0.3 * (1 - ((G - len(matched)) / G + (P - len(matched)) / P) / 2))
 
 
-def _measured(P: int, G: int, hits: int) -> dict[str, float]:
+def _measured(pairs: Pairs, hits: int) -> dict[str, float]:
+    P, G = pairs.named_PG.shape
     return {
         "boxes": float(P),
         "gold": float(G),
