@@ -32,6 +32,7 @@ from fovea.rollout.engine import Call, Engine, Rollout
 from fovea.rollout.http import Unreachable, exchange
 from fovea.rollout.wire import PROTOCOLS, Aborted, Answer, Peer, Question
 from fovea.types import Message, Prefix
+from fovea.waits import Waits
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +132,7 @@ class RemoteEngine(Engine):
       options: of `Engine`.
     Attributes:
       counts: as of `Engine`, and requests, updates (weights sent), resent (answers asked for again), stale (of other weights).
+      waits: for servers that are away, and while weights are on their way to one.
     """
 
     def __init__(self, policy: Any, remote: Remote, **options: Any):
@@ -140,6 +142,7 @@ class RemoteEngine(Engine):
         self.token = os.environ.get(remote.token_env, "")
         self.run = secrets.token_hex(4)  # so that no server takes another run's version 3 for ours
         self.published: int | None = None
+        self.waits = Waits()
         if not remote.weights:
             self._folder = Path(tempfile.mkdtemp(prefix="fovea-weights-"))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
@@ -325,7 +328,8 @@ class RemoteRollout(Rollout):
             open_now = [s for s in self.engine.servers if s.retry_at <= now]
             if open_now:
                 return min(open_now, key=lambda s: s.busy)
-            await asyncio.sleep(min(s.retry_at for s in self.engine.servers) - now)
+            with self.engine.waits:
+                await asyncio.sleep(min(s.retry_at for s in self.engine.servers) - now)
 
     async def ready(self, server: Server) -> Peer:
         """Make sure that the server is awake and holds the present weights."""
@@ -340,7 +344,8 @@ class RemoteRollout(Rollout):
                 server.served = await self.held(server)
             self.met.add(server.url)
             if server.served != self.engine.version:
-                await self.send_weights(server, server.peer)
+                with self.engine.waits:
+                    await self.send_weights(server, server.peer)
             return server.peer
 
     async def held(self, server: Server) -> str | None:

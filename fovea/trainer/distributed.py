@@ -30,6 +30,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from fovea.trainer import wire
+from fovea.waits import Waits
 
 T = TypeVar("T")
 
@@ -58,11 +59,13 @@ class Team:
       size: how many there are.
       device: where this process computes.
       sharded: the weights are spread over the team.
+      waits: for the others, in exchanges of this class's own; those inside a sharded pass belong to the pass.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, device: str = "cpu", store: Any = None):
         self.rank, self.size, self.device, self._store = rank, size, device, store
         self.units: list[Any] = []
+        self.waits = Waits()
         self._reached: set[int] = set()  # ids of the sharded weights that backward passes came to since the last update
         self._watch = _Watch(store) if device.startswith("cuda") and size > 1 else None
 
@@ -141,7 +144,10 @@ class Team:
             failed, sent = e, {"halt": True}
         except Exception as e:
             failed, sent = e, {"error": f"{type(e).__name__}: {e}"}
-        got = [wire.unpack(data) for data in self._exchange(wire.pack(sent))]
+        packed = wire.pack(sent)
+        with self.waits:
+            got = self._exchange(packed)
+        got = [wire.unpack(data) for data in got]
         if failed is not None:
             raise failed
         for rank, message in enumerate(got):
@@ -278,7 +284,8 @@ class Team:
         if self.size == 1 or not weights:
             return
         has = torch.tensor([id(w) in self._reached if is_shard(w) else w.grad is not None for w in weights], dtype=torch.uint8)
-        dist.all_reduce(has, dist.ReduceOp.MAX)
+        with self.waits:
+            dist.all_reduce(has, dist.ReduceOp.MAX)
         self._reached.clear()
         plain = []
         for w, used in zip(weights, has.tolist(), strict=True):
@@ -290,7 +297,8 @@ class Team:
         for bucket in _buckets(plain):
             precise = torch.promote_types(bucket[0].dtype, torch.float32)
             flat = torch.cat([w.grad.flatten().to(precise) for w in bucket])  # type: ignore[union-attr]
-            dist.all_reduce(flat)
+            with self.waits:
+                dist.all_reduce(flat)
             for w, total in zip(bucket, flat.split([w.numel() for w in bucket])):
                 w.grad.copy_(total.view_as(w))  # type: ignore[union-attr]
 

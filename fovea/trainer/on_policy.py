@@ -27,6 +27,7 @@ class OnPolicy:
         self.team = team
         self.recipe, self.engine, self.sampler, self.scorer, self.gate = recipe, engine, sampler, scorer, gate
         self.unscored: Sequence[Group] = ()
+        self.waits = getattr(engine, "waits", team.waits)
 
     def collect(self, context: Context, progress: Callable[..., None] | None) -> tuple[list[Group], dict[str, float]]:
         policy = getattr(self.engine, "policy", None)

@@ -116,6 +116,7 @@ class Session:
         self.origin, self.surroundings, self.watch = dict(origin or {}), dict(surroundings or {}), watch
         self.parent: dict[str, Any] | None = None
         self._saved: tuple[int, int | None] | None = None  # step and evaluation of the last checkpoint
+        self._saving_s = 0.0  # since the last line of metrics
         self._stop = threading.Event()
         streams.seed(recipe.seed, team.rank)
         self._mark()
@@ -211,11 +212,13 @@ class Session:
             "surroundings": self.surroundings,
             "parent": self.parent,
         }
+        began = time.perf_counter()
         self.folder.sync()
         states = {f"{rank}.{k}": x for rank, part in enumerate(self.team.gather(lambda: self._streams)) for k, x in part.items()}
         saved = ckpt.save(self.checkpoints, self.state.step, self.policy, self.optimizer, content, self.team, states)
         self.team.only_main(ckpt.prune, self.checkpoints, self.recipe.keep, self.state.best_step)
         self._saved = self._here()
+        self._saving_s += time.perf_counter() - began
         return saved
 
     def _here(self) -> tuple[int, int | None]:
@@ -251,7 +254,7 @@ class Session:
         return state
 
     def _step(self) -> bool:
-        recipe, state, clock = self.recipe, self.state, _Clock()
+        recipe, state, clock = self.recipe, self.state, _Clock(self._waited)
         context = Context(state.step, recipe.steps, state.version)
         try:
             with self.team.whole():
@@ -271,7 +274,8 @@ class Session:
         metrics |= time_metrics(
             {**clock.seconds, "step": clock.total}, metrics.get("length/tokens", 0.0), metrics.get("length/episodes", 0.0)
         )
-        metrics |= memory_metrics()
+        metrics |= memory_metrics() | {"time/save_s": self._saving_s}
+        self._saving_s = 0.0
         self.folder.log(state.step, metrics)
         shown = {"force": state.step == recipe.steps, "unscored": self.collector.unscored}
         self.folder.log_groups(state.step, groups, policy=self.policy, batch=batch, **shown)
@@ -280,6 +284,10 @@ class Session:
         if state.step % recipe.checkpoint_every == 0 or state.best_step == state.step:
             self._keep()
         return done
+
+    def _waited(self) -> float:
+        """Seconds in which this process has stood still for others."""
+        return sum(waits.seconds for waits in {self.team.waits, getattr(self.collector, "waits", self.team.waits)})
 
     def _settle(self, metrics: dict[str, float], tell: bool = True) -> bool:
         """Evaluate where it is due and `tell` of the step; whether the run is to end here."""
@@ -350,12 +358,14 @@ class Session:
 
     def _evaluate(self) -> dict[str, float]:
         assert self.evaluate is not None
+        began = time.perf_counter()
         try:
             with self.team.whole():
                 metrics, groups = self.evaluate(self._progress("evaluate"))
         except Halt:
             raise self._interrupt() from None
         state, score = self.state, metrics["eval/accuracy"]
+        metrics = metrics | {"time/eval_s": time.perf_counter() - began}
         self.folder.log(state.step, metrics)
         self.folder.log_groups(state.step, groups, policy=self.policy, split="eval")
         if state.best is None or state.best != state.best or score > state.best:  # NaN (nothing could be scored) gives way
@@ -397,21 +407,24 @@ class Session:
 
 
 class _Clock:
-    """Seconds of consecutive phases."""
+    """Seconds of consecutive phases; what `waited` counts meanwhile is a phase of its own, "wait"."""
 
-    def __init__(self) -> None:
+    def __init__(self, waited: Callable[[], float]) -> None:
         self.seconds: dict[str, float] = {}
+        self.waited, self.before = waited, waited()
         self.began = self.last = time.perf_counter()
 
     def lap(self, phase: str) -> None:
-        now = time.perf_counter()
+        now, waited = time.perf_counter(), self.waited()
         self.seconds[phase], self.last = now - self.last, now
+        self.move(phase, "wait", waited - self.before)
+        self.before = waited
 
     def move(self, phase: str, part: str, seconds: float) -> None:
         """Count `seconds` of a phase under a name of their own."""
         if seconds:
             self.seconds[phase] -= seconds
-            self.seconds[part] = seconds
+            self.seconds[part] = self.seconds.get(part, 0.0) + seconds
 
     @property
     def total(self) -> float:

@@ -139,6 +139,7 @@ def test_two_processes_give_the_parameters_and_the_metrics_of_one(two, tmp_path,
     for rank in range(2):
         assert distance(left(job, rank), expected) < 1e-10
     for found, row in zip(json.loads((Path(job["out"]) / "metrics-0.json").read_text()), rows, strict=True):
+        assert ("time/wait_s" in found) == bool(found["step"]) and "time/wait_s" not in row
         for key, x in counted([row])[0].items():
             assert math.isclose(found[key], x, rel_tol=1e-5, abs_tol=1e-7) or (math.isnan(x) and math.isnan(found[key])), key
 
