@@ -139,7 +139,7 @@ def example(needs: Needs) -> Batch:
     groups = []
     for i in range(3):
         task = Task(id=f"t{i}", source="check", prompt=user("?", images=0))
-        roles = [*ROLES[needs.data], *(m for m in needs.members if m == "greedy")]
+        roles = [*ROLES[needs.data], *needs.members]
         episodes = []
         for j, role in enumerate(roles):
             n = 2 + (2 * i + 3 * j) % 5
@@ -154,9 +154,10 @@ def example(needs: Needs) -> Batch:
                 logp_behaviour=logp + 0.05,
                 turn=torch.zeros(n, dtype=torch.long),
                 version=torch.zeros(n, dtype=torch.long),
+                extras={name: (torch.arange(n) < n / 2).double() for name in needs.extras},
             )
             right = (i + j) % 2 == 0
-            parts = {"correct": float(right), "format": 0.25 * j}
+            parts = {"correct": float(right), "format": 0.25 * j, **{p: float((i + j + k) % 3) for k, p in enumerate(needs.parts)}}
             score = Score(sum(parts.values()), parts, correct=right)
             episodes.append(Episode(f"t{i}/{j}", task, role=role, segments=[segment], stop="length" if i + j == 2 else "eos", score=score))
         groups.append(Group(task, episodes))

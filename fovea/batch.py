@@ -31,7 +31,9 @@ class Needs:
       before: computed once without gradient before `credit`, stored in `batch.stored`.
       loss: computed with gradient for every micro-batch; the reference's without.
       views: what is shown instead of the prompts' pictures, by name (see fovea.views).
-      members: extra group members to roll out: "greedy" (ReMax) or "gold".
+      members: extra group members: "greedy" (ReMax), rolled out and scored; "gold" (ViSurf), the task's gold answer, scored and trained on.
+      parts: reward parts that `credit` reads in `batch.parts_E`.
+      extras: tensors that `credit` reads in `batch.extras`; the episode program marks them (`Actor.mark`).
       data: "rollout", or what the offline loop reads: "responses" (SFT) or "pairs" (DPO).
       unit: "row", or "group" when the loss couples the rows of a group, which then never straddle micro-batches.
     """
@@ -40,6 +42,8 @@ class Needs:
     loss: frozenset[str] = frozenset({"logp"})
     views: Mapping[str, View] = field(default_factory=dict)
     members: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
     data: str = "rollout"
     unit: str = "row"
 
@@ -75,6 +79,7 @@ class Totals:
 
     Attributes:
       tokens: number of trained action units (mask sum).
+      sampled: those among them that the policy drew itself (a given answer's are not).
       rows: number of rows with at least one trained unit.
       groups: number of distinct groups among them.
       max_tokens: the constant length limit that Dr. GRPO divides by.
@@ -84,6 +89,7 @@ class Totals:
     rows: float
     groups: float
     max_tokens: float
+    sampled: float = 1.0
 
 
 @dataclass
@@ -133,6 +139,11 @@ class Batch:
     @property
     def home_B(self) -> Tensor:
         return self.home_E[self.episode_B]
+
+    @property
+    def given_B(self) -> Tensor:
+        """(B,) bool: rows of given answers, which nobody sampled."""
+        return torch.tensor([r == "gold" for r in self.role_E], device=self.episode_B.device)[self.episode_B]
 
     @property
     def B(self) -> int:
@@ -190,6 +201,7 @@ class Batch:
             rows=max(1.0, float(trained.sum())),
             groups=max(1.0, float(self.group_B[trained].unique().numel())),
             max_tokens=float(max_tokens),
+            sampled=max(1.0, float(self.mask_BT[~self.given_B].sum())),
         )
 
     def micro_batches(self, size: int, unit: str = "row") -> list[Batch]:

@@ -165,6 +165,7 @@ class Episode:
         answer that joins the group; "chosen" and "rejected" in preference pairs.
       stop: why it ended: eos, stop (a stop string), length, terminated, cut, error.
       error: the reason when `stop` is "error".
+      branches: conversations beside this one, by name, such as that of a reader who does not see the picture; not trained on.
       home: of several processes that train together, the one that rolled it out and computes its rows.
     """
 
@@ -177,6 +178,7 @@ class Episode:
     error: str = ""
     score: Score | None = None
     home: int = 0
+    branches: dict[str, list[Turn]] = field(default_factory=dict)
 
     @property
     def text(self) -> str:

@@ -18,10 +18,24 @@ from typing import Any
 
 from fovea.bench import measure, ours, workload
 from fovea.methods.papo import PAPO
+from fovea.methods.vision_sr1 import VisionSR1
+from fovea.methods.visurf import ViSurf
 from fovea.methods.vppo import VPPO
+from fovea.rollout.programs import in_lines, words
+from fovea.types import Observation, user
+from fovea.verifiers import weighted
+from fovea.verifiers.readers import READER
 
 MOST = {"papo": 1.35, "vppo": 1.35, "visurf": 1.2, "vision-sr1": 2.1}
 """Aims; 1.05 for what changes the reward alone."""
+
+
+async def read_all(task: Any, policy: Any, env: Any) -> None:
+    """Vision-SR1's program with the whole answer as the description: random weights write no tags, and every answer must be read."""
+    observation = env.reset(task, policy.seed)
+    action = await policy.act(observation)
+    policy.mark("described", [float(2 * i < len(action.token_ids)) for i in range(len(action.token_ids))])
+    await policy.branch(READER).act(Observation(messages=user(in_lines(action.value, words(observation.messages)), images=0)))
 
 
 def arms() -> dict[str, dict[str, Any]]:
@@ -31,6 +45,12 @@ def arms() -> dict[str, dict[str, Any]]:
         "grpo-again": {},
         "papo": {"method": PAPO(beta=0.0)},
         "vppo": {"method": VPPO()},
+        "visurf": {"method": ViSurf(beta=0.0)},
+        "vision-sr1": {
+            "method": VisionSR1(beta=0.0),
+            "program": read_all,
+            "reward": weighted({"answer": (0.9, ours.reward), "format": (0.1, "format"), "visual": (1.0, "readers")}),
+        },
     }
 
 

@@ -10,6 +10,6 @@ plot.py       the picture of a row
 """
 
 from fovea.ledger.claim import Claim
-from fovea.ledger.measures import Accuracy, Area, Last, Length, Part
+from fovea.ledger.measures import Accuracy, Area, Last, Length, Lowest, Part
 
-__all__ = ["Accuracy", "Area", "Claim", "Last", "Length", "Part"]
+__all__ = ["Accuracy", "Area", "Claim", "Last", "Length", "Lowest", "Part"]

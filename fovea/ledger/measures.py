@@ -54,6 +54,19 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Lowest:
+    """Accuracy of the data source with the lowest one: what is learned there counts, and so does what is forgotten elsewhere."""
+
+    name = "accuracy of the worst source"
+
+    def __call__(self, run: Finished) -> float:
+        by_source: dict[str, list[float]] = {}
+        for a in run.answers:
+            by_source.setdefault(a["source"], []).append(float(a["correct"]))
+        return min(statistics.fmean(values) for values in by_source.values())
+
+
+@dataclass(frozen=True)
 class Length:
     """Action units of every held-out answer, or of the wrong or right ones only (an answer below half correct is wrong)."""
 

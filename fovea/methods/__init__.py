@@ -18,6 +18,8 @@ METHODS: dict[str, str] = {
     "ppo": "fovea.methods.ppo:PPO",
     "papo": "fovea.methods.papo:PAPO",
     "vppo": "fovea.methods.vppo:VPPO",
+    "visurf": "fovea.methods.visurf:ViSurf",
+    "vision-sr1": "fovea.methods.vision_sr1:VisionSR1",
     "sft": "fovea.methods.sft:SFT",
     "dpo": "fovea.methods.dpo:DPO",
 }

@@ -120,6 +120,20 @@ def unit_rewards(batch: Batch, clock: EpisodeClock, source: str = "auto") -> tup
     return torch.where(by_step_N[:, None], steps_NL, score_NL), ok_N | by_step_N
 
 
+def extra(batch: Batch, name: str) -> Tensor:
+    """A tensor (B, T, ...) that the episode program marked on the rows.
+
+    Raises:
+      ValueError: it did not.
+    """
+    if name not in batch.extras:
+        known = ", ".join(batch.extras) or "none"
+        raise ValueError(
+            f"no row has the mark {name!r} (there are: {known}); expected an episode program that calls policy.mark({name!r}, ...)"
+        )
+    return batch.extras[name]
+
+
 # -- loss ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -207,7 +221,10 @@ def unit_mean(x_BT: Tensor, batch: Batch) -> Tensor:
 
 
 def ratio_metrics(ratio_BT: Tensor, log_ratio_BT: Tensor, out: Streams, batch: Batch, eps_lo: float, eps_hi: float) -> dict[str, Tensor]:
-    """How far the policy moved. Entropy is exact where the method declares it, else −log π_old of the sampled units (an estimate)."""
+    """How far the policy moved. Entropy is exact where the method declares it, else −log π_old of the sampled units (an estimate).
+
+    Units of given answers were not sampled, so they say nothing of the entropy and are left out of it.
+    """
     adv_BT, dtype = advantage(batch), ratio_BT.dtype
     low_BT = (ratio_BT < 1 - eps_lo) & (adv_BT < 0)
     high_BT = (ratio_BT > 1 + eps_hi) & (adv_BT > 0)
@@ -217,8 +234,11 @@ def ratio_metrics(ratio_BT: Tensor, log_ratio_BT: Tensor, out: Streams, batch: B
         "policy/clip_low_frac": low_BT.to(dtype),
         "policy/clip_high_frac": high_BT.to(dtype),
         "policy/clip_frac": (low_BT | high_BT).to(dtype),
-        "policy/entropy": out.get("entropy", -batch.logp_old_BT),
     }
     if "reference/logp" in batch.stored:
         metrics["policy/kl_ref"] = k3(chosen(out["logp"], batch), chosen(batch.stored["reference/logp"], batch))
-    return {name: unit_mean(x_BT, batch) for name, x_BT in metrics.items()}
+    assert batch.totals is not None
+    sampled_BT = batch.mask_BT * ~batch.given_B[:, None]
+    entropy_BT = out.get("entropy", -batch.logp_old_BT).detach()
+    means = {name: unit_mean(x_BT, batch) for name, x_BT in metrics.items()}
+    return means | {"policy/entropy": torch.where(sampled_BT > 0, entropy_BT, 0.0).sum() / batch.totals.sampled}

@@ -11,7 +11,7 @@ from fovea.ledger import Claim, Length
 from fovea.methods.dr_grpo import DrGRPO
 from fovea.methods.grpo import GRPO
 from fovea.recipes import grpo
-from fovea.rollout.programs import settled
+from fovea.rollout.programs import settled, words_only
 from fovea.types import Context, Group, Observation, Score, Task
 from fovea.verifiers import resolve
 
@@ -23,8 +23,7 @@ async def answer_first(task: Task, policy: Any, env: Any) -> None:
     """A short answer, then the question again and as much text as the policy likes."""
     observation = await settled(env.reset(task, policy.seed))
     await policy.act(observation, max_new_tokens=16)
-    again = tuple({**m, "content": [p for p in m["content"] if p.get("type") == "text"]} for m in task.prompt)
-    await policy.act(Observation(messages=again, append=True))
+    await policy.act(Observation(messages=words_only(task.prompt), append=True))
 
 
 class FirstAnswer:

@@ -27,7 +27,7 @@ GLOSSARY: dict[str, str] = {
     "length/mean_tokens": "Mean number of action units (tokens) that the policy chose per episode.",
     "length/max_tokens": "Longest episode of the step, in action units.",
     "length/cut_frac": "Fraction of episodes that were cut by the length limit. Above a few percent: raise max_new_tokens.",
-    "length/tokens": "Action units generated in the step.",
+    "length/tokens": "Action units generated in the step (read, where all answers are given).",
     "length/image_tokens": "Tokens of the answers that stand for pictures. The policy gives them no probability: expected 0.",
     "length/episodes": "Episodes generated in the step, baselines included.",
     "length/mean_turns": "Mean number of turns per episode.",
@@ -76,6 +76,7 @@ GLOSSARY: dict[str, str] = {
     "policy/nll": "Mean negative log-probability in nats of the given answers: what supervised training lowers.",
     "policy/preference_accuracy": "Fraction of pairs whose chosen answer gained more probability than its rejected one.",
     "policy/margin": "Mean implicit reward of chosen minus rejected answers.",
+    "policy/label_frac": "Fraction of groups whose given answer trains; the others do as well without it (ViSurf).",
     "policy/<name>": "A number that the method reports about its surrogate; see the method's page.",
     "value/mean": "Mean value that the value head predicts.",
     "value/return_mean": "Mean return that the value head should predict.",
@@ -160,7 +161,8 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
 def batch_metrics(batch: Batch) -> dict[str, float]:
     """Size, advantage, truncation and age of a collated batch."""
     chosen_BT = batch.mask_BT > 0
-    gap = (batch.logp_old_BT - batch.logp_behaviour_BT)[chosen_BT].double()
+    sampled_BT = chosen_BT & ~batch.given_B[:, None] if not bool(batch.given_B.all()) else chosen_BT
+    gap = (batch.logp_old_BT - batch.logp_behaviour_BT)[sampled_BT].double()
     age = (batch.context.policy_version - batch.version_BT)[chosen_BT].double()
     out = {
         "batch/rows": float((batch.mask_BT.sum(1) > 0).sum()),

@@ -261,6 +261,10 @@ class RunFolder:
 
     def _episode_record(self, e: Episode, policy: Any, units: Units) -> dict[str, Any]:
         s = e.score
+        branches = {
+            name: [{"text": t.text, "stop": t.stop, "messages": _messages(t.observation.messages)} for t in turns]
+            for name, turns in e.branches.items()
+        }
         return {
             "id": e.id,
             "role": e.role,
@@ -284,20 +288,21 @@ class RunFolder:
                 for k, t in enumerate(e.turns)
             ],
             "segments": [self._segment_record(seg, policy, units.get(id(seg), {})) for seg in e.segments],
+            **({"branches": branches} if branches else {}),
         }
 
     def _segment_record(self, s: Segment, policy: Any, streams: Mapping[str, list[float]]) -> dict[str, Any]:
         keep = slice(0, self.rollout_tokens)
         record: dict[str, Any] = {
             "mask": [int(m) for m in s.mask[keep].tolist()],
-            "logp": [_short(x) for x in s.logp_old[keep].tolist()],
+            "logp": [_short(x) for x in streams.get("logp", s.logp_old.tolist())[keep]],
             "units": len(s),
         }
         if s.actions.ndim == 1 and policy is not None:
             record["tokens"] = [self._token(policy, i) for i in s.actions[keep].tolist()]
         if len(s) and int(s.turn.max()) > 0:
             record["turn"] = s.turn[keep].tolist()
-        kept = {name: [_short(x) for x in values[keep]] for name, values in streams.items()}
+        kept = {name: [_short(x) for x in values[keep]] for name, values in streams.items() if name != "logp"}
         record |= {"adv": kept.pop("adv")} if "adv" in kept else {}
         return record | ({"streams": kept} if kept else {})
 
@@ -415,7 +420,8 @@ def unit_streams(groups: Sequence[Group], batch: Batch | None) -> Units:
 
     Returns:
       "adv", the advantage; "visual", the visual dependency log π(unit | picture) − log π(unit | masked picture), where the method asked for
-      "masked/logp" or stored "visual" itself; "reference", log π_old − log π_ref, where it asked for "reference/logp". In nats.
+      "masked/logp" or stored "visual" itself; "reference", log π_old − log π_ref, where it asked for "reference/logp"; "logp" of given
+      answers, whose segments do not know it. In nats.
     """
     if batch is None or batch.adv_BT is None:
         return {}
@@ -432,7 +438,10 @@ def unit_streams(groups: Sequence[Group], batch: Batch | None) -> Units:
             named[name] = batch.stored[name]
         elif stream in batch.stored:
             named[name] = batch.logp_old_BT - batch.stored[stream]
-    return {id(s): {name: x_BT[b, : len(s)].tolist() for name, x_BT in named.items()} for b, s in enumerate(segments)}
+    out = {id(s): {name: x_BT[b, : len(s)].tolist() for name, x_BT in named.items()} for b, s in enumerate(segments)}
+    for b in batch.given_B.nonzero()[:, 0].tolist():
+        out[id(segments[b])]["logp"] = batch.logp_old_BT[b, : len(segments[b])].tolist()
+    return out
 
 
 def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fovea.rollout.given import check_members
 from fovea.rollout.sampling import Sampling, address, uniforms
 from fovea.types import Context, Episode, Group, Segment, Task, Turn
 
@@ -50,6 +51,7 @@ class DenoiseEngine:
 
         The sample is the last action of the segment: ``episode.segments[-1].actions[-1]``.
         """
+        check_members(members, ("greedy",))
         roles = ["sample"] * group_size + list(members)
         groups, keys, greedy, conditions = [], [], [], []
         seen = Counter[str]()

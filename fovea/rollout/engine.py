@@ -11,6 +11,7 @@ Left out: key/value reuse between the turns of an episode; a later turn prefills
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextvars
 import inspect
 import threading
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from fovea.envs.answer import Answer
 from fovea.rollout import programs
+from fovea.rollout.given import check_members, given_ids, gold_text
 from fovea.rollout.sampling import Sampling, address, sample, uniforms
 from fovea.types import Action, Context, Environment, Episode, Group, Message, Observation, Prefix, Score, Segment, Task, Turn
 
@@ -89,6 +91,7 @@ class Units:
     version: list[int] = field(default_factory=list)
     reward: list[float] = field(default_factory=list)
     remote: bool = False
+    marks: dict[str, list[float]] = field(default_factory=dict)
 
     def insert(self, ids: Sequence[int], turn: int, version: int) -> None:
         """Tokens of the environment: part of the context, never trained on."""
@@ -117,6 +120,7 @@ class Units:
             reward=tuple(self.reward) if rewarded else (),
             bootstrap=bootstrap,
             remote=self.remote,
+            extras={name: torch.tensor((column + [0.0] * n)[:n]) for name, column in self.marks.items()},
         )
 
 
@@ -153,7 +157,35 @@ class Actor:
         self._units: list[Units] = []
         self._messages: tuple[Message, ...] = ()
         self._images: tuple[Any, ...] = ()
+        self._start = 0  # where the last turn begins among the units of its segment
         self._busy = self._cut = False
+
+    def branch(self, name: str) -> Actor:
+        """The same policy in a conversation of its own: it knows nothing of this one but what it is shown.
+
+        What is said there is kept in `episode.branches[name]`, for verifiers and the run page, and is not trained on.
+        """
+        if name in self._episode.branches:
+            raise RuntimeError(f"task {self._episode.task.id!r}: branch {name!r} was opened already; expected a name of its own for each")
+        role = "greedy" if self._episode.role == "greedy" else "sample"
+        aside = Episode(id=f"{self._episode.id}/{name}", task=self._episode.task, role=role)
+        self._episode.branches[name] = aside.turns
+        return Actor(self._rollout, aside, self._sampling, self.seed, (*self._place, name))
+
+    def reach(self, text: str) -> int:
+        """How many units of the last turn it takes until `text` has been said there; 0 where it is not said."""
+        units, decode = self._units[-1], self._rollout.policy.decode_text
+        ids = units.ids[self._start :]
+        n = bisect.bisect_left(range(len(ids) + 1), True, key=lambda k: text in decode(ids[:k], skip_special=False))
+        return n if n <= len(ids) else 0
+
+    def mark(self, name: str, values: Sequence[float]) -> None:
+        """A number for each unit of the last turn, kept in the segment's `extras[name]`; the units of turns without a mark have 0."""
+        units = self._units[-1]
+        if len(values) != len(units.ids) - self._start:
+            raise ValueError(f"mark {name!r}: {len(values)} values for the {len(units.ids) - self._start} units of the last turn")
+        column = units.marks.setdefault(name, [])
+        column += [*([0.0] * (self._start - len(column))), *map(float, values)]
 
     async def act(self, observation: Observation, **overrides: Any) -> Action:
         """What the policy answers to `observation`; `overrides` are fields of `Sampling` for this turn only.
@@ -177,9 +209,9 @@ class Actor:
             task=self._episode.task,
             done=asyncio.get_running_loop().create_future(),
         )
-        self._busy = True
+        self._busy, self._start = True, call.start
         try:
-            stop = await self._rollout.submit(call)
+            stop = self._give(call) if self._episode.role == "gold" else await self._rollout.submit(call)
         finally:
             self._busy = False
         ids = tuple(units.ids[call.start :])
@@ -188,6 +220,18 @@ class Actor:
         self._episode.turns.append(Turn(text=text, observation=observation, stop=stop))
         self._episode.stop = stop
         return Action(value=text, token_ids=ids, logp=tuple(units.logp_old[call.start :]), stop=stop)
+
+    def _give(self, call: Call) -> str:
+        """The gold answer as this turn. How likely it was is for the trainer to say."""
+        policy, task = self._rollout.policy, call.task
+        if call.turn:
+            raise RuntimeError(f"task {task.id!r}: its gold answer is one turn, and the episode program asks for another one")
+        ids = given_ids(policy, gold_text(task))
+        if len(ids) > call.room:
+            raise ValueError(f"task {task.id!r}: its gold answer has {len(ids)} tokens; expected at most max_new_tokens = {call.room}")
+        for token in ids:
+            call.units.add(token, 0.0, 0.0, call.turn, policy.version)
+        return "eos"
 
     def _observe(self, observation: Observation, turn: int) -> Units:
         """The segment this turn writes to: extended by appended text, opened anew by a replaced history or an appended image."""
@@ -296,14 +340,14 @@ class Engine:
         on_progress: Progress | None = None,
         attempt: int = 0,
     ) -> list[Group]:
-        """`group_size` episodes of each task and one more for each name in `members` ("greedy"), in the order of `tasks`.
+        """`group_size` episodes of each task and one more for each name in `members` ("greedy", "gold"), in the order of `tasks`.
 
         `attempt` is part of the random address: pass 1, 2, ... when a step rolls out again (dynamic sampling), or the same task gives the
         same episodes. Episodes that failed have stop "error", the reason, and a failed score.
         """
-        unknown = set(members) - {"greedy"}
-        if unknown:
-            raise ValueError(f"members = {tuple(members)!r}; the engine rolls out 'greedy' only, not {sorted(unknown)}")
+        check_members(members, ("greedy", "gold"))
+        for task in tasks if "gold" in members else ():
+            gold_text(task)  # a task without one ends the run, not just an episode
         roles = ["sample"] * group_size + list(members)
         groups, seen = [], Counter[str]()
         for task in tasks:

@@ -6,10 +6,15 @@ and batches the calls of all live programs. Write your own in the same form: two
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fovea.types import Environment, Task
+from fovea.types import Environment, Message, Observation, Task, user
+from fovea.verifiers.parse import description
+from fovea.verifiers.readers import READER
 
 if TYPE_CHECKING:
     from fovea.rollout.engine import Actor
@@ -28,3 +33,55 @@ async def episode(task: Task, policy: Actor, env: Environment) -> None:
 async def settled(result: Any) -> Any:
     """The result itself, awaited first when the environment is asynchronous."""
     return await result if inspect.isawaitable(result) else result
+
+
+def words_only(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The messages without their pictures and clips."""
+    return tuple({**m, "content": _texts(m)} for m in messages)
+
+
+def _texts(m: Message) -> Any:
+    return m["content"] if isinstance(m["content"], str) else [p for p in m["content"] if p.get("type") == "text"]
+
+
+def words(messages: Sequence[Message]) -> str:
+    """The text of the messages."""
+    texts = (m["content"] if isinstance(m["content"], str) else "".join(p["text"] for p in m["content"]) for m in words_only(messages))
+    return "\n".join(texts)
+
+
+def in_lines(description: str, question: str) -> str:
+    """The description and, in the next line, the question."""
+    return f"{description}\n{question}"
+
+
+@dataclass(frozen=True)
+class Described:
+    """Describe and answer; then answer once more from the description alone, in a branch that never sees the picture (Vision-SR1).
+
+    The reader is the policy itself at its present weights, asked once per episode; where there is no description, nobody reads. The units
+    up to the end of the description are marked "described".
+
+    Attributes:
+      tag: the description is what stands in this tag.
+      ask: (description, question) -> what a reader is shown.
+      probes: other questions about the same description, each with a reader of its own: `meta["probes"]`, name -> (question, answer).
+    """
+
+    tag: str = "description"
+    ask: Callable[[str, str], str] = in_lines
+    probes: bool = False
+
+    async def __call__(self, task: Task, policy: Actor, env: Environment) -> None:
+        observation = await settled(env.reset(task, policy.seed))
+        action = await policy.act(observation)
+        said = description(action.value, self.tag)
+        n = policy.reach(f"</{self.tag}>") if said else 0
+        policy.mark("described", [1.0] * n + [0.0] * (len(action.token_ids) - n))
+        questions = {READER: words(observation.messages)}
+        if self.probes:
+            questions |= {name: asked for name, (asked, _) in task.meta.get("probes", {}).items()}
+        if said:
+            shown = {name: user(self.ask(said, question), images=0) for name, question in questions.items()}
+            await asyncio.gather(*(policy.branch(name).act(Observation(messages=m)) for name, m in shown.items()))
+        await settled(env.step(action))

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fovea.rollout.given import check_members
 from fovea.rollout.sampling import Sampling, address, uniforms
 from fovea.types import Context, Episode, Group, Score, Segment, Task, Turn
 
@@ -110,6 +111,7 @@ class VectorEngine:
 
         A task whose `meta` has an integer "seed" always starts there; others start where (seed, step, attempt, task) say.
         """
+        check_members(members, ("greedy",))
         roles = ["sample" if sampling.temperature else "greedy"] * group_size + list(members)
         groups, slots, seen = [], [], Counter[str]()
         for task in tasks:

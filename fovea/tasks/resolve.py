@@ -13,6 +13,8 @@ SOURCES: dict[str, str] = {
     "jigsaw": "fovea.tasks.jigsaw:Jigsaw",
     "photos": "fovea.tasks.photos:Photos",
     "triune": "fovea.tasks.triune:Triune",
+    "absent": "fovea.tasks.absent:Absent",
+    "bars": "fovea.tasks.bars:Bars",
 }
 """Procedural sources by name. ``data="NAME:what"`` calls the class method ``named(what, split, seed)``; split is "train" or "heldout"."""
 

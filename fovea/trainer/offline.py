@@ -1,6 +1,6 @@
 """Given answers instead of rollouts: supervised finetuning and preference pairs.
 
-A task's gold response is `meta["response"]`, else its answer inside answer tags. A preference pair is `meta["chosen"]`, `meta["rejected"]`.
+The gold response is that of `fovea.rollout.given`. A preference pair is `meta["chosen"]`, `meta["rejected"]`.
 """
 
 from __future__ import annotations
@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
 from fovea.recipe import Recipe
+from fovea.rollout.given import given_episode, gold_text
 from fovea.trainer.distributed import ALONE, Team
 from fovea.trainer.exchange import shared
 from fovea.trainer.on_policy import produced
-from fovea.types import Context, Episode, Group, Sampler, Segment, Task, Turn
+from fovea.types import Context, Group, Sampler, Task
 
 
 class Offline:
@@ -46,30 +45,6 @@ class Offline:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.sampler.load_state_dict(state["sampler"])
-
-
-def given_episode(policy: Any, task: Task, prefix: Any, text: str, role: str, context: Context) -> Episode:
-    """An episode whose answer was not sampled: `text` and the end-of-sequence token, with log-probabilities left at zero."""
-    ids = torch.tensor([*policy.encode_text(text), policy.eos_ids[0]])
-    n = len(ids)
-    segment = Segment(
-        prefix=prefix,
-        actions=ids,
-        mask=torch.ones(n, dtype=torch.bool),
-        logp_old=torch.zeros(n),
-        turn=torch.zeros(n, dtype=torch.long),
-        version=torch.full((n,), context.policy_version),
-    )
-    return Episode(id=f"{task.id}/{role}", task=task, role=role, segments=[segment], turns=[Turn(text)])
-
-
-def gold_text(task: Task) -> str:
-    if "response" in task.meta:
-        return str(task.meta["response"])
-    if task.answer is None:
-        raise ValueError(f"task {task.id}: no answer and no meta['response']; supervised finetuning needs one of them")
-    answer = " ".join(map(str, task.answer)) if isinstance(task.answer, (list, tuple)) else str(task.answer)
-    return f"<answer>{answer}</answer>"
 
 
 def pair_text(task: Task, side: str) -> str:

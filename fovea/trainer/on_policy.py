@@ -62,7 +62,8 @@ class OnPolicy:
         self.unscored = [g for g in seen if any(e.score is not None and not e.score.ok for e in g.episodes)]
         if not kept:
             raise NothingToTrain(_why(seen, rounds, self.gate))
-        metrics = group_metrics(seen) | produced(seen) | placeholders(self.engine, seen) | {"time/score_s": self.scorer.waited_s - waited_s}
+        made = produced(seen, given=False)
+        metrics = group_metrics(seen) | made | placeholders(self.engine, seen) | {"time/score_s": self.scorer.waited_s - waited_s}
         if self.gate is not None:
             metrics |= {"group/rounds": float(rounds), "group/admitted_frac": len(kept) / len(seen)}
         return kept[: recipe.tasks_per_step], metrics
@@ -74,9 +75,9 @@ class OnPolicy:
         self.sampler.load_state_dict(state["sampler"])
 
 
-def produced(groups: list[Group]) -> dict[str, float]:
-    """How much was generated or read: tokens and episodes."""
-    episodes = [e for g in groups for e in g.episodes]
+def produced(groups: list[Group], given: bool = True) -> dict[str, float]:
+    """How much was generated or, where answers are `given`, read: tokens and episodes."""
+    episodes = [e for g in groups for e in g.episodes if given or e.role != "gold"]
     return {"length/tokens": float(sum(e.length for e in episodes)), "length/episodes": float(len(episodes))}
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fovea.batch import Batch, Learner, Method, Needs, Streams, collate
+from fovea.rollout.given import given_episode
 from fovea.trainer.distributed import ALONE, Team, local
 from fovea.types import Context, Group, Prefix, Task, user
 from fovea.views import View, generator
@@ -106,17 +107,24 @@ def trainable(groups: Sequence[Group], group_size: int) -> list[Group]:
 def prepare(policy: Learner, method: Method, groups: Sequence[Group], context: Context, micro_batch: int, team: Team = ALONE) -> Batch:
     """Collate, compute the streams that credit needs (no gradient, once, each process its own rows), and credit.
 
-    Where another engine sampled, `logp_old_BT` becomes the trainer's own log-probs; `logp_behaviour_BT` stays the sampler's.
+    Where another engine sampled, `logp_old_BT` becomes the trainer's own log-probs; `logp_behaviour_BT` stays the sampler's. Rows that
+    nobody sampled (the "gold" members of a rollout) get the trainer's as both.
     """
     batch = replace(collate(groups), context=context)
 
-    def streams(names: frozenset[str]) -> dict[str, Tensor]:
-        return team.add_rows(evaluate_all(policy, batch, names, micro_batch, batch.home_B == team.rank, method.needs.views), batch.home_B)
+    def streams(names: frozenset[str], of_B: Tensor) -> dict[str, Tensor]:
+        mine_B = of_B & (batch.home_B == team.rank)
+        return team.add_rows(evaluate_all(policy, batch, names, micro_batch, mine_B, method.needs.views), batch.home_B)
 
     with torch.no_grad():
-        if batch.remote:
-            batch.logp_old_BT = streams(frozenset({"logp"}))["logp"].to(batch.logp_old_BT.dtype)
-        batch.stored = Streams(streams(method.needs.before), "before")
+        every_B = torch.ones(batch.B, dtype=torch.bool)
+        given_B = batch.given_B if "gold" in method.needs.members else ~every_B
+        asked_B = every_B if batch.remote else given_B
+        if asked_B.any():
+            logp_BT = streams(frozenset({"logp"}), asked_B)["logp"].to(batch.logp_old_BT.dtype)
+            batch.logp_old_BT = torch.where(asked_B[:, None], logp_BT, batch.logp_old_BT)
+            batch.logp_behaviour_BT = torch.where(given_B[:, None], logp_BT, batch.logp_behaviour_BT)
+        batch.stored = Streams(streams(method.needs.before, every_B), "before")
         batch.adv_BT = method.credit(batch)
     return batch
 
@@ -238,8 +246,6 @@ def clip(weights: Sequence[Tensor], largest: float, team: Team) -> float:
 
 def keep_step(policy: Any, needs: Needs, team: Team) -> None:
     """A forward and backward on one token that changes nothing: with sharded weights every process must make equally many."""
-    from fovea.trainer.offline import given_episode
-
     task = Task(id="idle", source="idle", prompt=user("", images=0))
     group = Group(task, [given_episode(policy, task, policy.encode(task.prompt, ()), "", "gold", Context())])
     team.go_along(evaluate_with_gradient(policy, collate([group]), needs.loss, needs.views).values())

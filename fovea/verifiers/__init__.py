@@ -20,6 +20,7 @@ from fovea.verifiers.form import cosine_length, format, length, random, repetiti
 from fovea.verifiers.mathematics import math
 from fovea.verifiers.parse import extract_answer
 from fovea.verifiers.programs import program
+from fovea.verifiers.readers import readers
 from fovea.verifiers.scorer import Scorer, TooManyUnscored
 from fovea.verifiers.weighted import Weighted, weighted
 
@@ -34,6 +35,7 @@ VERIFIERS: dict[str, Callable[..., Verifier]] = {
     "cosine_length": cosine_length,
     "repetition": repetition,
     "random": random,
+    "readers": readers,
     "weighted": weighted,
 }
 """Every verifier that a task may name, by the factory that makes it from `Task.params`."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from fovea.types import Context, Episode, Group, Verifier
 from fovea.verifiers.core import PerEpisode, Unscorable
 from fovea.verifiers.detection import parse_detections
-from fovea.verifiers.parse import READ, extract_answer, tagged
+from fovea.verifiers.parse import READ, boxed, extract_answer, tagged
 
 
 def follows_tags(text: str, tags: Sequence[str], strict: bool = False) -> bool:
@@ -37,11 +37,22 @@ def counted_tags(text: str, tags: Sequence[str]) -> float:
     return sum(text.count(mark) == 1 for mark in marks) / len(marks)
 
 
-def format(*, tags: Sequence[str] = ("think", "answer"), strict: bool = False, holds: str = "", counted: bool = False) -> Verifier:
+def ends_boxed(text: str) -> str | None:
+    """The text before a last ``\\boxed{…}`` that ends it; None where it does not end so."""
+    start, inner = text.rfind("\\boxed{"), boxed(text)
+    if start < 0 or inner is None or not inner.strip() or text[start + len(f"\\boxed{{{inner}}}") :].strip():
+        return None
+    return text[:start]
+
+
+def format(
+    *, tags: Sequence[str] = ("think", "answer"), strict: bool = False, holds: str = "", counted: bool = False, box: bool = False
+) -> Verifier:
     """1 when the whole text follows the tag grammar (each tag exactly once, in order), else 0.
 
     `strict` forbids text outside the tags. `holds` is a regular expression that must occur in the content of the last tag. `counted` pays
-    the share of the opening and closing tags that occur exactly once, in any order, instead (V-Triune, arXiv 2505.18129).
+    the share of the opening and closing tags that occur exactly once, in any order, instead (V-Triune, arXiv 2505.18129). With `box`
+    nothing stands before the first tag and a ``\\boxed{…}`` ends the text.
     """
     names = (tags,) if isinstance(tags, str) else tuple(tags)
     try:
@@ -52,8 +63,11 @@ def format(*, tags: Sequence[str] = ("think", "answer"), strict: bool = False, h
     def judge(episode: Episode, context: Context) -> bool | float:
         if counted:
             return counted_tags(episode.text, names)
-        good = follows_tags(episode.text, names, strict)
-        return good and pattern.search((tagged(episode.text, names[-1]) or "")[-READ:]) is not None if holds else good
+        text = ends_boxed(episode.text) if box else episode.text
+        if text is None or (box and not text.lstrip().startswith(f"<{names[0]}>")):
+            return False
+        good = follows_tags(text, names, strict)
+        return good and pattern.search((tagged(text, names[-1]) or "")[-READ:]) is not None if holds else good
 
     return PerEpisode("format", judge)
 

@@ -62,6 +62,24 @@ def boxed(text: str) -> str | None:
     return None
 
 
+def description(text: str, tag: str = "description") -> str:
+    """What stands in the first ``<tag>…</tag>``, any answer in it taken out; "" when that is empty, absent or never closed.
+
+    Nothing outside the tag is ever returned, so that who reads the description cannot read the answer.
+    """
+    opening, closing = f"<{tag}>", f"</{tag}>"
+    start = text.find(opening)
+    end = text.find(closing, start)
+    if start < 0 or end < 0:
+        return ""
+    said = text[start + len(opening) : end]
+    while (inner := boxed(said)) is not None:
+        said = said.replace(f"\\boxed{{{inner}}}", " ")
+    if "<answer>" in said:
+        said = said[: said.find("<answer>")] + (said[said.rfind("</answer>") + len("</answer>") :] if "</answer>" in said else "")
+    return said.strip()
+
+
 def extract_answer(text: str) -> str | None:
     """What the policy gives as its answer.
 

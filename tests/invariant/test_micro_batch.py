@@ -25,6 +25,8 @@ VARIANTS = {
     "ppo": [{}, {"gamma": 0.99, "beta": 0.05, "entropy_coef": 0.01, "reward": "steps", "dual_clip": 0.0, "value_clip": 0.0}],
     "papo": [{"gamma": 0.3, "eta": 0.1, "top": 0.5}, {"gamma": 0.2, "eta_masked": 0.1, "masked_gradient": True, "beta": 0.0}],
     "vppo": [{}, {"keep": "bottom", "share": 0.5, "beta": 0.05, "penalty": 0.0}],
+    "visurf": [{}, {"smoothing": False, "clip_label": False, "thinking": ("format", 0.5)}],
+    "vision-sr1": [{}, {"mode": "multi", "beta": 0.1}, {"mode": "additive", "kl": "k1", "kl_in": "reward"}],
     "dpo": [{}, {"label_smoothing": 0.1, "nll_coef": 0.2}],
 }
 CASES = [(name, options) for name in METHODS for options in VARIANTS.get(name, [{}])]
@@ -35,7 +37,10 @@ def groups_for(method, policy, step):
         return pairs(policy, seed=step)
     if method.needs.data == "responses":
         return gold(policy, seed=step)
-    return rollout(policy, seed=step, off_policy=0.15, segments=2, rewards=True, cuts=True)
+    groups = rollout(policy, seed=step, off_policy=0.15, segments=2, rewards=True, cuts=True)
+    for group in groups if "gold" in method.needs.members else ():
+        group.episodes[0].role = "gold"
+    return groups
 
 
 def trained(method, micro_batch, continuous=False):

@@ -113,7 +113,10 @@ def rollout(
             logp_behaviour=logp + 0.1 * torch.rand(n, generator=g, dtype=torch.float64),
             reward=[uniform(), uniform()] if rewards else (),
             bootstrap=cut,
-            extras={"next_obs": torch.full((1,), uniform(), dtype=torch.float64)} if cut else {},
+            extras={
+                "described": (torch.arange(n) < n // 2).double(),
+                **({"next_obs": torch.full((1,), uniform(), dtype=torch.float64)} if cut else {}),
+            },
         )
 
     out = []
@@ -123,11 +126,11 @@ def rollout(
         for j in range(size):
             cut = cuts and j % 2 == 0
             rows = [segment(i % PROMPTS, cut and s == segments - 1) for s in range(segments)]
-            parts = {"format": float(uniform() > 0.5), "answer": uniform()}
+            parts = {"format": float(uniform() > 0.5), "answer": uniform(), "visual": (i + 2 * j) % 3 / 2}
             score = Score.failed("timeout") if failed and i == 1 and j == 2 else Score(sum(parts.values()), parts)
             episodes.append(Episode(f"e{i}/{j}", task, segments=rows, stop="length" if j % 3 == 2 else "eos", score=score))
         if greedy:
-            parts = {"format": 1.0, "answer": uniform()}
+            parts = {"format": 1.0, "answer": uniform(), "visual": 1.0}
             episodes.append(Episode(f"e{i}/greedy", task, "greedy", [segment(i % PROMPTS, False)], score=Score(1.0 + uniform(), parts)))
         out.append(Group(task, episodes))
     return out

@@ -255,7 +255,7 @@ function answer(g, rec, e, k, off, group) {
   return h("div", { class: "answer " + verdict + (off ? " off" : ""), data: { episode: k }, onpointerenter: () => lit(true), onpointerleave: () => lit(false) },
     h("div", { class: "top" }, h("b", { class: "score" }, known(e.score) ? e.score.toFixed(2) : "unscored"), e.role && e.role !== "sample" ? h("span", { class: "role" }, e.role) : null,
       h("span", { class: "stop" + (isOdd(e.stop) ? " odd" : "") }, e.stop), h("span", { class: "count" }, e.length)),
-    turns(g, e), why ? h("p", { class: "reason" }, why) : null,
+    turns(g, e), branches(e), why ? h("p", { class: "reason" }, why) : null,
     reward.length ? h("ul", { class: "parts" }, reward.map(([name, v]) => {
       const bar = h("b");
       bar.style.width = Math.min(1, Math.max(0, v)) * 100 + "%";
@@ -280,6 +280,14 @@ function turns(g, e) {
     if (text) out.push(h("div", { class: "text" }, text, known(turn.reward) && turn.reward ? h("em", { class: "rest" }, " reward " + number(turn.reward)) : null));
   }
   return out;
+}
+
+// What was said beside the conversation: each branch with what it was shown.
+function branches(e) {
+  return Object.entries(e.branches || {}).flatMap(([name, told]) => told.map((t) => {
+    const words = (t.messages || []).flatMap(parts).filter((p) => p.type === "text" && p.text).map((p) => p.text).join(" ");
+    return [h("div", { class: "env" }, h("p", null, h("b", null, name, " "), words)), h("div", { class: "text" }, t.text || h("em", null, "(nothing)"))];
+  }));
 }
 
 // Tokens by class: p0 (unlikely) to p9 (certain), a0 (low) to a8 (high), m where the policy did not choose.
