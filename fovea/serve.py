@@ -32,7 +32,7 @@ from fovea.rollout.wire import BANNED
 from fovea.tasks.pictures import pictures_of
 from fovea.types import Context, Message, Prefix, Task
 
-QUIET_S, SETTLE_S = 0.005, 0.1  # an idle server waits until nothing more has arrived for so long, and at most so long
+QUIET_S, SETTLE_S = 0.02, 0.2  # an idle server waits until nothing more has arrived for so long, and at most so long
 MASK64 = 2**64 - 1
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -51,6 +51,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Fields of the OpenAI protocol that are understood only where they change nothing."""
 SAMPLED = {"n", "temperature", "top_p", "top_k", "stop", "stop_token_ids", "logit_bias", "skip_special_tokens", "seed", "seeds"}
 OPENAI_SAMPLED = SAMPLED | {"max_tokens", "max_completion_tokens", "min_tokens", "include_stop_str_in_output", "logprobs", "top_logprobs"}
+OPENAI_SAMPLED |= {"flat_logprobs"}
 SGLANG_SAMPLED = SAMPLED | {"max_new_tokens", "min_new_tokens", "no_stop_trim", "sampling_seed"}
 COMMON = {"model", "return_token_ids", "prompt_length", "user", "metadata"}
 
@@ -345,7 +346,7 @@ class App:
         rows = []
         for row, words, logps in await self.generate(wanted):
             row["message"] = {"role": "assistant", "content": row.pop("text")}
-            row["logprobs"] = {"content": contents(words, logps)} if body.get("logprobs") else None
+            row["logprobs"] = contents(words, logps, body) if body.get("logprobs") else None
             rows.append(row)
         return {**self.reply(wanted, rows, "chat.completion"), "prompt_token_ids": [*self.policy.prompt_ids(wanted.prefix), *wanted.said]}
 
@@ -357,7 +358,7 @@ class App:
         wanted = self.wanted(options, *self.prefix(body, token_ids(body.get("token_ids"), "token_ids"), images), 16)
         rows = []
         for row, words, logps in await self.generate(wanted):
-            row["logprobs"] = {"content": contents(words, logps)} if options.get("logprobs") is not None else None
+            row["logprobs"] = contents(words, logps, options) if options.get("logprobs") is not None else None
             row["weight_versions"] = [{"version": row.pop("weight_version"), "start": 0, "end": len(logps)}]
             rows.append(row)
         return {**self.reply(wanted, rows, "generate"), "prompt_token_ids": [*self.policy.prompt_ids(wanted.prefix), *wanted.said]}
@@ -502,8 +503,11 @@ def token_ids(value: Any, name: str) -> list[int]:
     return value
 
 
-def contents(words: Sequence[str], logps: Sequence[float]) -> list[dict[str, Any]]:
-    return [{"token": w, "logprob": x, "bytes": None, "top_logprobs": []} for w, x in zip(words, logps, strict=True)]
+def contents(words: Sequence[str], logps: Sequence[float], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The log-probs of an answer: an object for each token, or with "flat_logprobs" a plain list."""
+    if options.get("flat_logprobs"):
+        return {"token_logprobs": logps}
+    return {"content": [{"token": w, "logprob": x, "bytes": None, "top_logprobs": []} for w, x in zip(words, logps, strict=True)]}
 
 
 def conversation(messages: Any) -> tuple[tuple[Message, ...], tuple[Image.Image, ...]]:

@@ -321,6 +321,20 @@ def test_what_the_context_does_not_hold_is_refused_before_it_is_generated(body, 
     assert status == 400 and message in found
 
 
+def test_log_probs_come_as_objects_or_as_a_plain_list_of_the_same_numbers():
+    body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 5, "seed": 7, "temperature": 1.0, "logprobs": True}
+    with serving(SavedPolicy()) as (url, _):
+        forms = []
+        for more in ({}, {"flat_logprobs": True}):
+            raw = json.dumps(body | more).encode()
+            status, reply = reply_to(url, f"POST /v1/chat/completions HTTP/1.1\nContent-Length: {len(raw)}\n\n", raw)
+            assert status == 200, reply
+            forms.append(reply["choices"][0]["logprobs"])
+    objects, flat = forms
+    assert [x["logprob"] for x in objects["content"]] == flat["token_logprobs"]
+    assert flat["token_logprobs"] and set(flat) == {"token_logprobs"}
+
+
 def test_only_the_request_whose_prompt_fails_fails():
     with serving(SavedPolicy()) as (url, app):
         prefill = app.policy.prefill
