@@ -110,7 +110,7 @@ def read(root: Path, name: str) -> dict[str, Any] | None:
 
 def figures(root: Path) -> str:
     main_job, digits, bf16, speed = (read(root, name) for name in (MAIN_JOB, DIGITS, BF16, SPEED))
-    rows = [*quality_rows(main_job, digits), *bf16_rows(bf16), *speed_rows(speed)]
+    rows = [*quality_rows(main_job, digits), *bf16_rows(bf16), *speed_rows(speed), *other_rows(root)]
     out = ["Every number comes from a script in `benchmarks/` and was measured on the machine named below the tables.", ""]
     out += [table(("what", "must reach", "measured", ""), rows)]
     if main_job and "families" in main_job:
@@ -124,6 +124,59 @@ def figures(root: Path) -> str:
             out += ["", f"TRL runs with {how}, the faster of its two settings here; its times and its memory are of that one."]
     notes = [origin(name, found) for name, found in ((MAIN_JOB, main_job), (DIGITS, digits), (BF16, bf16), (SPEED, speed)) if found]
     return "\n".join([*out, *(["", *notes] if notes else [])])
+
+
+def other_rows(root: Path) -> list[Row]:
+    """What is measured of servers, memory, reliability, the page and the systems; a file that is not there gives no row."""
+    rows: list[Row] = []
+
+    def file(name: str, what: str, need: str, say: Callable[[dict[str, Any]], tuple[str, bool]]) -> None:
+        if found := read(root, f"benchmarks/{name}.json"):
+            said, held = say(found)
+            rows.append((f"{what} ([file](benchmarks/{name}.json))", need, said, met(held)))
+
+    def estimate(d: dict[str, Any]) -> tuple[str, bool]:
+        errors = [abs(c["error"]) for c in d["cases"].values()]
+        return f"{sum(e <= d['limit'] for e in errors)} of {len(errors)} cases, worst {max(errors):.1%}", max(errors) <= d["limit"]
+
+    def costs(d: dict[str, Any]) -> tuple[str, bool]:
+        systems = {n: s for n, s in d["systems"].items() if n != "grpo-again"}
+        said = ", ".join(f"`{n}` {s['ratio']:.2f}" for n, s in systems.items())
+        return said, all(s["ratio"] <= s["most"] for s in systems.values())
+
+    def fuzzed(d: dict[str, Any]) -> tuple[str, bool]:
+        families = d["families"].values()
+        crashes, fewest = sum(f["crashes"] for f in families), min(f["inputs"] for f in families)
+        return f"{crashes} crashes in {len(d['families'])} families of at least {fewest:,} inputs", not crashes and fewest >= 10_000
+
+    file(
+        "speed/remote",
+        "tokens/s of an engine behind HTTP over the local one, one core for both",
+        "≥ .90",
+        lambda d: (f"{d['ratio']:.2f} (median of {d['rounds']} rounds)", d["ratio"] >= 0.9),
+    )
+    file("memory/estimate", "memory estimate of `--dry-run` against the measured peak", "within 15 %", estimate)
+    file("speed/methods", "CPU time of a step over one of GRPO", "each its own", costs)
+    file(
+        "reliability/resume",
+        "runs killed at random instants that go on and end equal, bit by bit",
+        "100 of 100 kills",
+        lambda d: (f"{d['equal']} of {d['kills']}, {d['runs_equal']} of {d['runs']} runs", d["equal"] == d["kills"] >= 100),
+    )
+    file("reliability/fuzz", "mutated and generated input for every reader, parser and verifier", "no crash, ≥ 10,000 each", fuzzed)
+    file(
+        "reliability/overhead",
+        "share of a run's time for logging, rollouts and checkpoints",
+        "< 5 %",
+        lambda d: (f"{d['fraction']:.1%}", d["fraction"] < 0.05),
+    )
+    file(
+        "speed/view",
+        "first paint of a run with 10,000 episodes in Chromium",
+        "< 2 s",
+        lambda d: (f"{d['median']['fovea view']['first_paint_ms'] / 1000:.2f} s", d["median"]["fovea view"]["first_paint_ms"] < 2000),
+    )
+    return rows
 
 
 def gain(found: dict[str, Any] | None) -> str:
