@@ -1,6 +1,7 @@
 """The recipes of ViSurf and Vision-SR1: full size, claim, and two steps of the small one."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -13,6 +14,12 @@ from fovea.tasks.bars import Bars
 from fovea.types import Context, Episode, Group, Turn
 
 SMALL = {"steps": 2, "tasks_per_step": 3, "group_size": 2, "eval_tasks": 0, "model": "tiny", "sampling__max_new_tokens": 24, "quiet": True}
+
+
+def episodes(folder):
+    """What the run page shows."""
+    files = sorted((folder / "rollouts").glob("*.jsonl"))
+    return [e for file in files for line in file.read_text().splitlines() for e in json.loads(line)["episodes"]]
 
 
 @pytest.mark.parametrize("module", [visurf, vision_sr1])
@@ -36,14 +43,19 @@ def test_a_visurf_run_trains_on_its_labels_and_counts_drawn_answers_only(tmp_pat
     assert last["length/episodes"] == 6 and last["batch/rows"] == 9  # two drawn answers to three tasks; three labels train too
     assert 0 < last["policy/label_frac"] <= 1 and last["policy/ratio_mean"] == pytest.approx(1, abs=1e-4)
     assert abs(last["policy/kl"]) < 1e-5  # the labels' old log-probabilities are the policy's own
-    page = (tmp_path / "report.html").read_text()
-    assert "gold" in page
+    labels = [e for e in episodes(tmp_path) if e["role"] == "gold"]
+    assert len(labels) == 6 and all(sum(s["logp"]) < -1 for e in labels for s in e["segments"])  # as the trainer read it off
 
 
 def test_a_vision_sr1_run_reads_its_descriptions(tmp_path):
     run = fovea.train(vision_sr1.tiny, out=tmp_path, log_every=1, **SMALL)
     assert {"reward/answer", "reward/visual", "reward/visual/read", "reward/format"} <= set(run.metrics[-1])
     assert run.metrics[-1]["length/mean_turns"] == 1
+    read = [e for e in episodes(tmp_path) if "branches" in e]
+    for e in read:
+        (turn,) = e["branches"]["reader"]
+        assert [part["type"] for part in turn["messages"][0]["content"]] == ["text"]
+    assert read
 
 
 def test_a_shortcut_is_a_right_answer_that_the_description_does_not_give():
