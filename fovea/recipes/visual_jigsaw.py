@@ -7,8 +7,7 @@ Without the part in the middle nine tiles are never learned: one random order in
 
 Departures from the paper: `tiny` shows the tiles on one sheet instead of nine pictures, answers without thinking, and gives the place of
 every tile shown instead of the tile for every place, which a small model reads off one after the other (`jigsaw:3x3` asks the paper's way).
-It starts from a supervised model, because random answers are hardly ever valid orders: `seen` learns from right answers, `warm` from orders
-of which most labels were mixed up, so that the start writes orders that are right in a few places. An order must be one of 1 to K (the
+It starts from a supervised model (`warm`), because random answers are hardly ever valid orders. An order must be one of 1 to K (the
 code asks for K different numbers). `real` has the paper's sizes for pictures, `video` and `depth` those for clips and depths.
 """
 
@@ -21,20 +20,19 @@ from fovea.verifiers import With
 
 ORDER = Sampling(max_new_tokens=14)
 
-seen = Recipe(
-    name="visual-jigsaw-seen",
+warm = Recipe(
+    name="visual-jigsaw-warm",
     data="jigsaw:3x3-places",
     method=SFT(),
     sampling=ORDER,
     tasks_per_step=32,
     group_size=1,
-    steps=80,
+    steps=80,  # perception has begun: one answer in eight is an order of 1 to 9, half of whose labels are right
     learning_rate=1e-3,
     warmup_steps=5,
     eval_tasks=0,
     seed=100,
 )
-warm = seen.replace(name="visual-jigsaw-warm", model="visual-jigsaw:seen", data="jigsaw:3x3-places-noisy", steps=120)
 
 tiny = Recipe(
     name="visual-jigsaw",
@@ -74,7 +72,7 @@ CLAIM = Claim(
     arms={
         "graded": {**SHORT},
         "binary": {**SHORT, "reward": With({"graded": False})},
-        "sft": {"recipe": "visual-jigsaw:seen", "model": "visual-jigsaw:warm", "steps": 100_000, "seconds_of": "graded"},
+        "sft": {"recipe": "visual-jigsaw:warm", "model": "visual-jigsaw:warm", "steps": 100_000, "seconds_of": "graded"},
         "random": {**SHORT, "reward": "random"},
         "start": {"steps": 0},
     },
@@ -88,7 +86,7 @@ CLAIM = Claim(
     tasks=400,
     curve="reward/placed",
     minutes=4.0,
-    tuning="the start alone, seed 100: asked for the tile of every place, 93 steps taught orders and no perception; asked for the place "
-    "of every tile, 80 steps on right answers placed half of the labels; one answer in eight was an order, one in two hundred right, too "
-    "many for a control, so orders that are mostly mixed up follow. Neither that second part nor any arm was run before",
+    tuning="the start, seed 100: 93 steps asked for the tile of every place taught orders and no perception, 80 asked for the place of every "
+    "tile taught both; mixed-up answers after them took perception away; labels drawn without replacement raised the entropy. Of the arms "
+    "graded alone ran, 18 steps with seed 100: valid orders rose from .15 to .43, right places from .07 to .17. No step size was tuned",
 )

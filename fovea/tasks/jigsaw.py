@@ -8,7 +8,6 @@ label of the piece that belongs there.
     "jigsaw:clip"         six pieces of a drawn clip, one frame of each on one sheet; "jigsaw:clip-apart" shows them as clips
     "jigsaw:depth"        points of a drawn scene, from the nearest to the farthest
     "jigsaw:3x3-places"   asks the other way round, for the place of every piece shown, which a small model reads off one after the other
-    "jigsaw:3x3-noisy"    for warm starts: `meta["response"]` mixes up most of the labels, and is still an order of 1 to K
     "jigsaw:3x3@FOLDER"   the same from the pictures of a folder; "clip@FOLDER" from its clips, or from pans over its pictures;
                           "depth@FOLDER" from pictures with a depth map in metres beside them (`room.jpg`, `room.depth.npy`)
 
@@ -37,7 +36,6 @@ from fovea.video import Video, probe, read_frames
 
 SHEET, GAP = 60, 2
 """Pixels: side of a picture whose tiles are shown on one sheet, and between two tiles; three rows fill the tiny model's 64."""
-NOISE = 0.9
 LEAST_TILE = 28
 """Pixels: smallest side of a tile that is shown as a picture of its own; smaller pictures are left out."""
 CLIP_PIECES, CLIP_FRAMES, TRIM = 6, 12, 0.05
@@ -279,7 +277,6 @@ class Variant:
       kind: "tiles", "clip" or "depth". rows, columns: of the sheet, or of the picture that is cut.
       apart: every piece is a picture or clip of its own after its label, as in the paper; else they stand on one sheet in reading order.
       places: asked for is the place of every shown piece, not the piece of every place.
-      noisy: the given response mixes up a part of the labels.
     """
 
     kind: str
@@ -287,7 +284,6 @@ class Variant:
     columns: int
     apart: bool = False
     places: bool = False
-    noisy: bool = False
 
     @classmethod
     def read(cls, text: str) -> Variant:
@@ -296,7 +292,7 @@ class Variant:
           ValueError: no such variant, with those there are.
         """
         name, *ways = text.split("-")
-        how = {way: way in ways for way in ("apart", "places", "noisy")}
+        how = {way: way in ways for way in ("apart", "places")}
         grid = re.fullmatch(r"([1-9])x([1-9])", name)
         on_sheet = name != "depth" and not how["apart"]
         if set(ways) <= {*how} and (on_sheet or not how["places"]) and not (name == "depth" and how["apart"]):
@@ -306,9 +302,7 @@ class Variant:
                 return cls("depth", 1, 6, **how)
             if grid and text[0] + text[2] != "11":
                 return cls("tiles", int(grid[1]), int(grid[2]), **how)
-        raise ValueError(
-            f"jigsaw: found {text!r}, expected 2x2, 3x3, ... or clip, also with -apart or -places, or depth; each also with -noisy"
-        )
+        raise ValueError(f"jigsaw: found {text!r}, expected 2x2, 3x3, ... or clip, also with -apart or -places, or depth")
 
     @property
     def pieces(self) -> int:
@@ -346,11 +340,10 @@ def task_of(variant: Variant, given: Any, rng: np.random.Generator, *, id: str, 
             prompt = _asked(f"Where does each of the {what} belong?" if variant.places else f"Order the {what}.")
             answer = inverse(answer) if variant.places else answer
             images = (assemble(stills, range(1, variant.pieces + 1), variant.rows, variant.columns, GAP),)
-    told = misplaced(answer, rng) if variant.noisy else answer
-    said, gold = (("," if variant.apart else "").join(f" {k}" for k in order).strip() for order in (told, answer))
+    gold = ("," if variant.apart else "").join(f" {k}" for k in answer).strip()
     meta = {
         "gold": gold,
-        "response": ("<think>I look where one piece goes on in another.</think>" if variant.apart else "") + f"<answer>{said}</answer>",
+        "response": ("<think>I look where one piece goes on in another.</think>" if variant.apart else "") + f"<answer>{gold}</answer>",
         "pieces": variant.pieces,
     }
     return Task(id, source, prompt, images, answer, "permutation", params, meta)
@@ -359,13 +352,6 @@ def task_of(variant: Variant, given: Any, rng: np.random.Generator, *, id: str, 
 def inverse(answer: Sequence[int]) -> tuple[int, ...]:
     """From the label for every place to the place of every label, and back."""
     return tuple(int(k) + 1 for k in np.argsort(answer))
-
-
-def misplaced(answer: Sequence[int], rng: np.random.Generator) -> tuple[int, ...]:
-    """The same order with a part of its labels, each of them taken with probability `NOISE`, dealt anew among their places."""
-    told, places = np.array(answer), np.flatnonzero(rng.random(len(answer)) < NOISE)
-    told[places] = rng.permutation(told[places])
-    return tuple(told.tolist())
 
 
 @dataclass(frozen=True)
