@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MAIN_JOB, DIGITS, SPEED = "benchmarks/quality/main_job.json", "benchmarks/quality/digits.json", "benchmarks/speed/step_vs_trl.json"
 SUPPORT, LEDGER = "benchmarks/support.json", "benchmarks/ledger"
 ESTIMATE, BF16 = "benchmarks/memory/estimate.json", "benchmarks/quality/bf16.json"
-RESUME, OVERHEAD = "benchmarks/reliability/resume.json", "benchmarks/reliability/overhead.json"
+RESUME, OVERHEAD, FUZZ = (f"benchmarks/reliability/{name}.json" for name in ("resume", "overhead", "fuzz"))
 Row = tuple[str, str, str, str]
 NOT_YET = "not measured yet"
 
@@ -575,7 +575,7 @@ def method_pages() -> str:
 
 
 def reliability(root: Path) -> str:
-    """What the sweep of kills and the cost of the books came to."""
+    """What the sweep of kills, the cost of the books and the bad input came to."""
     lines = []
     if (root / RESUME).is_file():
         r = json.loads((root / RESUME).read_text(encoding="utf-8"))
@@ -592,6 +592,16 @@ def reliability(root: Path) -> str:
             "",
             f"Logging, rollouts, checkpoints and the report take **{o['fraction']:.1%}** of a run of the default recipe ({parts}).",
             f"`{o['command']}`, commit {o['commit'][:10]}, {o['hardware']['cpu']}.",
+        ]
+    if (root / FUZZ).is_file():
+        f = json.loads((root / FUZZ).read_text(encoding="utf-8"))
+        readers = f["families"].values()
+        covered = [r["branch_coverage"] for r in readers if "branch_coverage" in r]
+        lines += [
+            "",
+            f"**{sum(r['crashes'] for r in readers)} crashes in {sum(r['inputs'] for r in readers):,} inputs**, generated or damaged, to "
+            f"{len(readers)} families of readers ({', '.join(f['families'])}); branches covered: {min(covered):.0%} to {max(covered):.0%}.",
+            f"`{f['command']}`, each family at the commit in its entry, {f['hardware']}.",
         ]
     return "\n".join(lines).strip() or NOT_YET
 
