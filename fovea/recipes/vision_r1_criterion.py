@@ -21,7 +21,7 @@ def criterion(**params: object) -> Weighted:
     return weighted({"criterion": (1.0, "criterion", params)})
 
 
-tiny = vlm_r1.tiny.replace(name="vision-r1-criterion", data="detect:ovd", reward=criterion())
+tiny = vlm_r1.tiny.replace(name="vision-r1-criterion", data="detect:ovd", reward=criterion(), steps=100)
 
 real = Recipe(
     name="vision-r1-criterion-real",
@@ -63,5 +63,5 @@ CLAIM = Claim(
     temperature=1.0,
     tasks=400,
     curve="reward/mean",
-    tuning="none",
+    tuning="none; warm start and learning rate are those of vlm-r1",
 )

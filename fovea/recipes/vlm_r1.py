@@ -30,8 +30,8 @@ warm = Recipe(
     sampling=Sampling(max_new_tokens=88),
     tasks_per_step=32,
     group_size=1,
-    steps=150,
-    learning_rate=1e-3,
+    steps=250,
+    learning_rate=1.2e-3,
     schedule="cosine",
     warmup_steps=10,
     eval_tasks=0,
@@ -44,10 +44,10 @@ tiny = Recipe(
     reward=weighted({"accuracy": (1.0, "task"), "format": (1.0, "format", {"tags": ("answer",)})}),
     method=GRPO(beta=0.0, std_eps=1e-4),
     sampling=Sampling(max_new_tokens=88),
-    tasks_per_step=16,
+    tasks_per_step=8,
     group_size=8,
     micro_batch=128,
-    steps=60,
+    steps=50,
     learning_rate=2e-4,
 )
 
@@ -106,10 +106,11 @@ CLAIM = Claim(
     metric=Part("accuracy/precision"),
     margin=0.10,
     control_margin=0.05,
-    condition=(boxes_per_gold, "map", 1.2),
+    condition=(boxes_per_gold, "map", 1.5),
     measured={"data": "detect:ovd", "heldout": "detect:ovd,ovd_new"},
     temperature=1.0,
     tasks=400,
     curve="reward/mean",
-    tuning="none",
+    tuning="two starts and two step sizes, seed 100, arms od_length and map, 30 steps: from a start that finds a quarter of the boxes "
+    "both rewards lengthened lists; hence few places in a picture and a longer warm start",
 )

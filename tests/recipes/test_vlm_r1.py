@@ -53,7 +53,8 @@ def test_at_full_size_too_and_each_source_has_its_own_format():
 def test_the_recipes_differ_in_size_only():
     assert {recipes.get(n).name for n in ("vlm-r1", "vlm-r1:real", "vlm-r1:warm")} == {tiny.name, real.name, warm.name}
     assert tiny.model == "vlm-r1:warm"
-    assert (tiny.group_size, tiny.tasks_per_step) == (real.group_size, real.tasks_per_step) == (8, 16)
+    assert tiny.group_size == real.group_size == 8
+    assert real.tasks_per_step == 16
     assert tiny.method.std_eps == real.method.std_eps == 1e-4
     assert real.method.beta == 0.04
     assert tiny.method.beta == 0.0  # as in the paper's run on lists
