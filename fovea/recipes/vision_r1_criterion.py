@@ -3,6 +3,9 @@
 GRPO with the verifier `criterion`: format + recall + precision over the whole list of boxes. At half of the run its thresholds rise from
 (0.5, 0.5, 0.75) to (0.75, 0.75, 0.9), so that a reward that is earned already goes on telling better from worse.
 
+As published, the reward charges nothing for boxes that match none. The arms of the claim divide precision by the number of boxes
+(`per="predicted"`), because otherwise a policy as small as `tiny`'s spams in each of them; the arm `published` does not.
+
 Departures: those of `criterion`. Importance ratios are clipped, but with one update on each rollout they are 1, as in the released run.
 """
 
@@ -21,7 +24,9 @@ def criterion(**params: object) -> Weighted:
     return weighted({"criterion": (1.0, "criterion", params)})
 
 
-tiny = vlm_r1.tiny.replace(name="vision-r1-criterion", data="detect:ovd", reward=criterion(), steps=100)
+METHOD = GRPO(beta=0.04, std_eps=1e-4)
+
+tiny = vlm_r1.tiny.replace(name="vision-r1-criterion", data="detect:ovd", reward=criterion(), method=METHOD, steps=100)
 
 real = Recipe(
     name="vision-r1-criterion-real",
@@ -31,7 +36,7 @@ real = Recipe(
     device="cuda",
     data="train.jsonl",
     reward=criterion(),
-    method=GRPO(beta=0.04, std_eps=1e-4),
+    method=METHOD,
     sampling=Sampling(max_new_tokens=512),
     tasks_per_step=16,
     group_size=4,
@@ -45,10 +50,11 @@ real = Recipe(
 CLAIM = Claim(
     says="Thresholds that rise at half of the run find more boxes at a strict overlap than thresholds that stay.",
     arms={
-        "progressive": {},
-        "fixed": {"reward": criterion(progressive=False)},
-        "strict": {"reward": criterion(switch=0.0)},
-        "precision_only": {"reward": criterion(progressive=False, parts=("precision",))},
+        "progressive": {"reward": criterion(per="predicted")},
+        "fixed": {"reward": criterion(per="predicted", progressive=False)},
+        "strict": {"reward": criterion(per="predicted", switch=0.0)},
+        "precision_only": {"reward": criterion(per="predicted", progressive=False, parts=("precision",))},
+        "published": {},
         "random": {"reward": "random"},
         "start": {"steps": 0},
     },
@@ -63,5 +69,5 @@ CLAIM = Claim(
     temperature=1.0,
     tasks=400,
     curve="reward/mean",
-    tuning="none; warm start and learning rate are those of vlm-r1",
+    tuning="warm start and step size are those of vlm-r1; the published reward without a KL term, seed 100, 16 steps: 2.5 boxes became 6.4",
 )

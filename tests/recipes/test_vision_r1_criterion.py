@@ -20,7 +20,7 @@ def value(reward, step):
 def test_the_reward_of_each_arm_over_a_run():
     by_arm = {arm: arm_recipe(tiny, c).reward for arm, c in CLAIM.arms.items() if arm != "random"}
     at = {arm: [value(reward, step) for step in (0, 49, 50, 99)] for arm, reward in by_arm.items()}
-    assert at["progressive"] == pytest.approx([2.8, 2.8, 1.9, 1.9])
+    assert at["progressive"] == at["published"] == pytest.approx([2.8, 2.8, 1.9, 1.9])
     assert at["fixed"] == pytest.approx([2.8] * 4)
     assert at["strict"] == pytest.approx([1.9] * 4)
     assert at["precision_only"] == pytest.approx([0.8] * 4)
@@ -29,6 +29,7 @@ def test_the_reward_of_each_arm_over_a_run():
 def test_the_recipes_differ_in_size_only():
     assert recipes.get("vision-r1-criterion:real") is real
     assert real.reward == tiny.reward
-    assert real.method.std_eps == tiny.method.std_eps == 1e-4
+    assert real.method == tiny.method
+    assert (real.method.beta, real.method.std_eps) == (0.04, 1e-4)
     assert real.group_size == 4
     assert len({run_key(tiny.replace(model="tiny"), CLAIM, arm, 0) for arm in CLAIM.arms}) == len(CLAIM.arms)
