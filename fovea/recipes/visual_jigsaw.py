@@ -87,6 +87,6 @@ CLAIM = Claim(
     curve="reward/placed",
     minutes=4.0,
     tuning="the start, seed 100: 93 steps asked for the tile of every place taught orders, no perception; 80 asked for the place of every "
-    "tile taught both; mixed-up answers after them took perception away; labels drawn without replacement raised the entropy. Of the arms "
-    "graded alone ran, 18 steps with seed 100: valid orders rose from .15 to .43, right places from .07 to .17. No step size was tuned",
+    "tile taught both; mixed-up answers after them took perception away; labels drawn without replacement raised the entropy. Arms, seed "
+    "100: valid orders from .15 to .43 in 18 steps of graded, to 0 in 12 of binary; right places from .07 to .17, and to 0. Nothing else",
 )

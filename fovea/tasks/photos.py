@@ -3,7 +3,7 @@
 A check that a system has met real pixels, not a benchmark: there are seventeen photographs. Training and held-out tasks take theirs from
 different photographs. Needs the extra `photos`; nothing is downloaded.
 
-    "photos:jigsaw"        nine shuffled tiles of a photograph
+    "photos:jigsaw"        nine shuffled tiles of a photograph;  "photos:places" asks for the place of every tile
     "photos:count"         a scene of `fovea.tasks.worlds` whose shapes are cut from one photograph, tinted and pasted on another; likewise
                            colour, relation, compare, odd, find, point, two_step
     "photos:detect"        every such shape with its box
@@ -125,9 +125,9 @@ def _detect(index: int, split: str, seed: int, rng: np.random.Generator) -> Task
     return replace(task, prompt=user("List the shapes with their boxes."), answer=boxes, verifier="detection", params={}, meta=meta)
 
 
-def _jigsaw(index: int, split: str, seed: int, rng: np.random.Generator) -> Task:
+def _jigsaw(variant: str, index: int, split: str, seed: int, rng: np.random.Generator) -> Task:
     picture = snippet(rng, split, jigsaw.SHEET, whole=True)
-    return jigsaw.task_of(jigsaw.Variant.read("3x3"), picture, rng, id="", source="")
+    return jigsaw.task_of(jigsaw.Variant.read(variant), picture, rng, id="", source="")
 
 
 def _turn(index: int, split: str, seed: int, rng: np.random.Generator) -> Task:
@@ -166,7 +166,8 @@ def _plain(question: str, gold: str, picture: Image.Image, **fields: Any) -> Tas
 
 PASTED = ("count", "colour", "relation", "compare", "odd", "find", "point", "two_step")
 FAMILIES: dict[str, Callable[[int, str, int, np.random.Generator], Task]] = {
-    "jigsaw": _jigsaw,
+    "jigsaw": partial(_jigsaw, "3x3"),
+    "places": partial(_jigsaw, "3x3-places"),
     **{name: partial(_scene, name) for name in PASTED},
     "detect": _detect,
     "turn": _turn,
