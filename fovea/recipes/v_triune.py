@@ -81,5 +81,5 @@ CLAIM = Claim(
     control_margin=0.03,
     measured={"data": "triune:grounding"},
     tasks=300,
-    tuning="none: no arm was run before; the thresholds follow from the size of boxes, where two pixels of fifteen leave an IoU of 0.8",
+    tuning="none: no arm was run before; the base, sampled, reaches an IoU of .5 in 52 % of 48 tasks, .75 in 10 %, .9 in 2 %, .99 in none",
 )
