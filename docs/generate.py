@@ -141,8 +141,13 @@ def other_rows(root: Path) -> list[Row]:
 
     def costs(d: dict[str, Any]) -> tuple[str, bool]:
         systems = {n: s for n, s in d["systems"].items() if n != "grpo-again"}
-        said = ", ".join(f"`{n}` {s['ratio']:.2f}" for n, s in systems.items())
+        said = ", ".join(f"`{n}` {s['ratio']:.2f} (at most {s['most']:g})" for n, s in systems.items())
         return said, all(s["ratio"] <= s["most"] for s in systems.values())
+
+    def judged_per_s(d: dict[str, Any]) -> tuple[str, bool]:
+        found = d["verifiers"]
+        said = ", ".join(f"`{n}` {v['answers_per_s']:,.0f} (at least {v['goal']:,})" for n, v in found.items())
+        return said, all(v["answers_per_s"] >= v["goal"] for v in found.values())
 
     def fuzzed(d: dict[str, Any]) -> tuple[str, bool]:
         families = d["families"].values()
@@ -156,7 +161,8 @@ def other_rows(root: Path) -> list[Row]:
         lambda d: (f"{d['ratio']:.2f} (median of {d['rounds']} rounds)", d["ratio"] >= 0.9),
     )
     file("memory/estimate", "memory estimate of `--dry-run` against the measured peak", "within 15 %", estimate)
-    file("speed/methods", "CPU time of a step over one of GRPO", "each its own", costs)
+    file("speed/methods", "CPU time of a step over one of GRPO, 256 + 32", "see there", costs)
+    file("speed/verifiers", "answers with 20 boxes judged in a second of one core", "see there", judged_per_s)
     file(
         "reliability/resume",
         "runs killed at random instants that go on and end equal, bit by bit",
