@@ -14,7 +14,7 @@ from fovea.recipes import grpo
 from fovea.rollout.sampling import Sampling
 from fovea.verifiers import weighted
 
-THINKING = 0.2
+THINKING = 0.8  # less than the label earns, so that a thoughtful failure does not switch it off
 REWARD = weighted(
     {"correct": (1.0, "task"), "thinking": (THINKING, "format", {"tags": ("think", "answer"), "strict": True})}, correct_from="correct"
 )
@@ -28,14 +28,14 @@ tiny = Recipe(
     tasks_per_step=16,
     group_size=7,
     micro_batch=128,
-    steps=50,
+    steps=100,
     learning_rate=1e-4,
 )
 
 ALONE = {"method": GRPO(beta=0.0), "group_size": 8}
 GIVEN = {"method": SFT(), "group_size": 1}
 
-sft = tiny.replace(name="visurf-sft", steps=25, eval_tasks=0, **GIVEN)
+sft = tiny.replace(name="visurf-sft", steps=50, eval_tasks=0, **GIVEN)
 
 real = grpo.real.replace(
     name="visurf-real",
@@ -56,7 +56,7 @@ CLAIM = Claim(
         "visurf": {},
         "grpo": {**ALONE},
         "sft": {**GIVEN},
-        "sft_grpo": {**ALONE, "model": "visurf:sft", "steps": 25},
+        "sft_grpo": {**ALONE, "model": "visurf:sft", "steps": 50},
         "unsmoothed": {"method__smoothing": False},
         "label_thinks": {"method__label_thinks": True},
         "mislabelled": {"data": "absent:mislabelled"},
@@ -68,6 +68,7 @@ CLAIM = Claim(
     metric=Lowest(),
     margin=0.30,
     curve="reward/thinking",
-    minutes=4.0,
-    tuning="none: the step size and the number of answers are those of the default recipe",
+    minutes=6.0,
+    tuning="a thought was paid 0.2, 0.5 and 0.8 in some twenty steps of `visurf` with seeds 100, 101 and 102, of no other arm: the less it "
+    "was paid, the sooner thoughts and boxes went while absence was learned; the step size is that of the default recipe",
 )
