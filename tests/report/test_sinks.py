@@ -5,11 +5,13 @@ import types
 
 import pytest
 
+import fovea
 from fovea.cli import main
 from fovea.recipe import Recipe
 from fovea.report import sinks
 from fovea.report.events import Events, crc32c
 from fovea.report.run import RunFolder
+from tests.runs import SHORT
 
 
 def test_the_checksum_of_the_standard():
@@ -130,3 +132,36 @@ def test_mlflow_in_the_run_folder(tmp_path, monkeypatch):
     assert run.data.params == {"seed": "1", "method.type": "GRPO"} and run.data.metrics["reward/mean"] == 0.5
     assert [m.step for m in sink.client.get_metric_history(run.info.run_id, "reward/mean")] == [1, 2]
     assert json.dumps(run.data.metrics).count("accuracy") == 1
+
+
+def in_wandb(folder):
+    """step -> its numbers, from the log of an offline run: blocks of 32 KiB with pieces of records, after a header of 7 bytes."""
+    from wandb.proto import wandb_internal_pb2 as proto
+
+    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    data, at, whole, found = file.read_bytes(), 7, b"", {}
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        size, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        whole, at = whole + data[at + 7 : at + 7 + size], at + 7 + size
+        if kind in (1, 4):  # the whole of a record, or its last piece
+            record = proto.Record.FromString(whole)
+            if record.WhichOneof("record_type") == "history":
+                row = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
+                found[row["_step"]] = row
+            whole = b""
+    return found
+
+
+def test_a_run_leaves_its_numbers_in_wandb_without_a_network(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    for variable in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+    run = fovea.train("grpo", out=tmp_path, steps=2, sinks=("wandb",), **SHORT)
+    found = in_wandb(tmp_path)
+    assert len(run.metrics) == 2
+    for row in run.metrics:
+        for metric in ("reward/mean", "optim/grad_norm", "length/tokens", "time/step_s"):
+            assert found[row["step"]][metric] == pytest.approx(row[metric])
