@@ -69,6 +69,6 @@ CLAIM = Claim(
     margin=0.30,
     curve="reward/thinking",
     minutes=6.0,
-    tuning="a thought was paid 0.2, 0.5 and 0.8 in some twenty steps of `visurf` with seeds 100, 101 and 102, of no other arm: the less it "
+    tuning="a thought was paid 0.2, 0.5 and 0.8 in 20, 21 and 40 steps of `visurf`, seeds 100 to 102, no other arm: the less it "
     "was paid, the sooner thoughts and boxes went while absence was learned; the step size is that of the default recipe",
 )
