@@ -31,7 +31,8 @@ def paint(rng: np.random.Generator, digits: list[tuple[str, int]]) -> Image.Imag
     for i, (colour, digit) in enumerate(digits):
         x, y = half * (i % 2) + rng.uniform(3, 8), half * (i // 2) + rng.uniform(3, 6)
         box = (draw.SS * x, draw.SS * y, draw.SS * (x + 18), draw.SS * (y + 23))
-        big.paste(draw.shade(colour, rng.uniform(-10, 10, 3)), mask=draw.glyph(str(digit), rng, box, side, rng.uniform(2.5, 4) * draw.SS))
+        tint = draw.shade(colour, rng.uniform(-10, 10, 3).tolist())
+        big.paste(tint, mask=draw.glyph(str(digit), rng, box, side, rng.uniform(2.5, 4) * draw.SS))
     return big.resize((draw.SIZE, draw.SIZE), Image.Resampling.BOX)
 
 

@@ -107,7 +107,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2_5_VLForC
     return model
 
 
-def picture_tokens(ids: Mapping[str, int]) -> dict[str, int]:
+def picture_tokens(ids: Mapping[str, int]) -> dict[str, Any]:
     """Fields of a Qwen configuration that name the tokens around pictures."""
     named = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
     return {f"{field}_token_id": ids[f"<|{token}|>"] for field, token in named.items()}
