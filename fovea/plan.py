@@ -72,7 +72,7 @@ def plan(recipe: Recipe) -> tuple[str, list[str]]:
         known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.json")))
         what = "see below" if lacks_model else "the run takes it from the hub"
         here = f"{recipe.model!r} is no folder of this machine ({what})"
-        counted = [f"no estimate: {here}, and its config.json does not come with fovea ({known} does)"]
+        counted = [f"no estimate: {here}, and its config.json does not come with fovea; those of {known} do"]
     parts = {
         "recipe": [f"{k} = {json.dumps(v)}" for k, v in recipe.to_json().items()],
         "batch": [arithmetic(recipe)],

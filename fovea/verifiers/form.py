@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 
 from fovea.types import Context, Episode, Group, Verifier
 from fovea.verifiers.core import PerEpisode, Unscorable
@@ -77,11 +78,10 @@ def length(*, min: int = 0, max: int | None = None, unit: str = "tokens", soft: 
 
     `unit` is "tokens" (units the policy chose in the whole episode), "chars" or "words" (of the last turn).
     """
-    if unit not in ("tokens", "chars", "words"):
-        raise ValueError(f"length: unit is {unit!r}; expected 'tokens', 'chars' or 'words'")
+    count = _counter("length", unit)
 
     def judge(episode: Episode, context: Context) -> float:
-        n = {"tokens": lambda: _tokens(episode), "chars": lambda: len(episode.text), "words": lambda: len(episode.text.split())}[unit]()
+        n = count(episode)
         over = 0 if max is None else n - max
         if n < min:
             return 0.0
@@ -90,9 +90,16 @@ def length(*, min: int = 0, max: int | None = None, unit: str = "tokens", soft: 
     return PerEpisode("length", judge)
 
 
+def _counter(name: str, unit: str) -> Callable[[Episode], int]:
+    units = {"tokens": _tokens, "chars": lambda e: len(e.text), "words": lambda e: len(e.text.split())}
+    if unit not in units:
+        raise ValueError(f"{name}: unit is {unit!r}; expected 'tokens', 'chars' or 'words'")
+    return units[unit]
+
+
 def _tokens(episode: Episode) -> int:
     if not episode.segments and episode.text:
-        raise Unscorable("the episode carries no token record; use the verifier 'length' with unit='chars' or 'words'")
+        raise Unscorable("the episode carries no token record; give the verifier unit='chars' or 'words'")
     return episode.length
 
 
@@ -103,30 +110,42 @@ def cosine_length(
     wrong: tuple[float, float] = (-0.5, 0.0),
     threshold: float = 0.5,
     blind: bool = False,
+    unit: str = "tokens",
 ) -> Verifier:
-    """Short right answers and long wrong ones earn more (VLM-R1): a − (a − b)(1 − cos(π L / longest)) / 2 at a length of L tokens.
+    """Short right answers and long wrong ones earn more (VLM-R1): a − (a − b)(1 − cos(π L / longest)) / 2 at a length of L tokens (or
+    `unit`).
 
     right, wrong: (a, b), what an answer without a token earns and one of `longest` tokens or more; which of the two an answer is says the
-    task's own verifier (its value must reach `threshold` where it does not know right from wrong). `blind` takes every answer for right, as
-    VLM-R1's released code does, which overwrites the accuracy.
+    task's own verifier (its value must reach `threshold` where it does not know right from wrong), or `exact` where this is the task's
+    own. `blind` takes every answer for right, as VLM-R1's released code does, which overwrites the accuracy.
     """
     if longest < 1:
         raise ValueError(f"cosine_length: longest is {longest}; expected at least 1 token")
+    count = _counter("cosine_length", unit)
 
     def judge(episode: Episode, context: Context) -> float:
         at_0, at_longest = right if blind or _is_right(episode, context, threshold) else wrong
-        return at_0 - (at_0 - at_longest) * (1 - math.cos(math.pi * min(1.0, _tokens(episode) / longest))) / 2
+        return at_0 - (at_0 - at_longest) * (1 - math.cos(math.pi * min(1.0, count(episode) / longest))) / 2
 
     return PerEpisode("cosine_length", judge)
 
 
-def _is_right(episode: Episode, context: Context, threshold: float) -> bool:
-    from fovea.verifiers import resolve
+_asking: ContextVar[bool] = ContextVar("asking", default=False)
 
-    own = resolve(episode.task)
+
+def _is_right(episode: Episode, context: Context, threshold: float) -> bool:
+    from fovea.verifiers import build, resolve
+
+    if _asking.get():
+        raise Unscorable("cosine_length asks the task's own verifier, which asks it again; expected one that knows right from wrong")
+    own = build("exact") if episode.task.verifier == "cosine_length" else resolve(episode.task)
     if own.scope == "group":
         raise Unscorable(f"the verifier of task {episode.task.id!r} compares the answers of a group; expected one that judges each alone")
-    score = own.score(Group(episode.task, [episode]), context)[0]
+    token = _asking.set(True)
+    try:
+        score = own.score(Group(episode.task, [episode]), context)[0]
+    finally:
+        _asking.reset(token)
     if not score.ok:
         raise Unscorable(score.reason)
     return score.value >= threshold if score.correct is None else score.correct

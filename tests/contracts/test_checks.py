@@ -44,7 +44,11 @@ def breaks(rule, call, *args, said="", **kwargs):
 WORD, NUMBER, LETTER, BOX, ITEMS, COUNTS, BOXES, ORDER = probe_tasks()
 GOLD = {"choice": LETTER, "number": NUMBER, "box_iou": BOX, "point_in_box": BOX, "set": ITEMS, "count": COUNTS}
 GOLD |= {"detection": BOXES, "criterion": BOXES, "boxes": BOXES, "permutation": ORDER}
-PARAMS = {"length": {"unit": "chars", "max": 9}, "weighted": {"parts": {"right": (1.0, "exact"), "form": (0.1, "format")}}}
+PARAMS = {
+    "length": {"unit": "chars", "max": 9},
+    "cosine_length": {"unit": "chars"},
+    "weighted": {"parts": {"right": (1.0, "exact"), "form": (0.1, "format")}},
+}
 
 
 @pytest.mark.parametrize("name", [n for n in VERIFIERS if n not in ("math", "program")])

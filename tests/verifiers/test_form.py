@@ -29,6 +29,15 @@ def test_the_released_code_takes_every_answer_for_right():
     assert score("cosine_length", "<answer>5</answer>", tokens=512, blind=True).value == pytest.approx(0.75)
 
 
+def test_cosine_length_as_the_tasks_own_verifier_takes_exact_and_never_asks_itself():
+    assert score("cosine_length", "<answer>5</answer>", tokens=0, answer="5", verifier="cosine_length").value == 1.0
+    assert score("cosine_length", "<answer>6</answer>", tokens=0, answer="5", verifier="cosine_length").value == -0.5
+    parts = {"length": (1.0, "cosine_length", {"unit": "words"})}
+    task = Task("t", "test", user("?", images=0), answer="5", verifier="weighted", params={"parts": parts})
+    found = build("weighted", {"parts": parts}).score(Group(task, [Episode("e", task, turns=[Turn("5")])]), Context())[0]
+    assert "which asks it again" in found.reason
+
+
 def test_cosine_length_asks_the_tasks_own_verifier():
     box = {"answer": [0, 0, 10, 10], "tokens": 1024}
     assert score("cosine_length", "[0, 0, 10, 6]", verifier="box_iou", **box).value == 0.5
