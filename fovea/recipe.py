@@ -7,6 +7,7 @@ Every field can be set on the command line (``fovea train --group-size 4 --metho
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -304,7 +305,7 @@ def _known(given: dict[str, Any], known: set[str], where: str) -> None:
 
 
 def plain(value: Any) -> Any:
-    """`value` as plain JSON; objects appear by their qualified name."""
+    """`value` as plain JSON; objects appear by their qualified name, functions with what they were made with."""
     if isinstance(value, (str, int, float, bool)) or value is None:
         return value
     if isinstance(value, (tuple, list)):
@@ -314,10 +315,22 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Callable) and hasattr(value, "__qualname__"):
-        return f"{value.__module__}:{value.__qualname__}"
+        name = f"{value.__module__}:{value.__qualname__}"
+        held = _held(value)
+        return {"type": name, **{k: plain(v) for k, v in held.items()}} if held else name
     name = f"{type(value).__module__}:{type(value).__qualname__}"
     if isinstance(value, Sized):  # a source: its rows are data, not settings
         return {"type": name, "name": getattr(value, "name", ""), "rows": len(value)}
     if is_dataclass(value):
         return {"type": type(value).__name__, **{f.name: plain(getattr(value, f.name)) for f in fields(value)}}
     return name
+
+
+def _held(function: Any) -> dict[str, Any]:
+    """The variables that an inner function took from around it: a verifier made by `number(tolerance=1)` differs by them alone."""
+    held, cells = {}, getattr(function, "__closure__", None) or ()
+    for name, cell in zip(function.__code__.co_freevars if cells else (), cells, strict=True):
+        with contextlib.suppress(ValueError):  # not filled yet
+            if cell.cell_contents is not function:
+                held[name] = cell.cell_contents
+    return held

@@ -91,7 +91,8 @@ def _made(model: str, place: Path) -> bool:
             if not (place / "model").is_dir():
                 print(f"fovea: {model} is trained first, once, and kept in {place}", file=sys.stderr)
                 env = {k: v for k, v in os.environ.items() if k not in TEAM}
-                done = subprocess.run([sys.executable, "-m", "fovea.starts", model, str(place)], stdout=sys.stderr.fileno(), env=env)
+                # standard error by its number: that of a notebook has none
+                done = subprocess.run([sys.executable, "-m", "fovea.starts", model, str(place)], stdout=2, env=env)
                 if done.returncode:
                     raise RuntimeError(f"{model}: training it ended with status {done.returncode}; its run is {place / 'run'}")
     except lock.InUse:

@@ -2,7 +2,7 @@
 
     >>> source = Detect.named("ovd,rec", "train", 0)
     >>> source[0].meta["response"]
-    '<answer>blue 44 24 57 36, red 25 45 36 56, red 43 43 59 58</answer>'
+    '<answer>orange 47 6 61 18, purple 6 46 18 58</answer>'
 
 Kinds (several, separated by commas, are dealt in turn):
 

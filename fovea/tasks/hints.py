@@ -1,7 +1,7 @@
 """Questions of the worlds behind a hint: a shortcut in the text that holds in training and breaks when it counts.
 
     >>> Hints.named("count", "train", 0)[0].prompt[0]["content"][-1]["text"]
-    'Hint: 3. How many red shapes are there?'
+    'Hint: 2. How many circles are there?'
 
 In training the hint is the answer in 17 of 20 tasks, else the answer to another question of the family; held out it always is that of
 another one. ``kept:count,colour`` keeps the hint as good when held out; ``noisy:count,colour`` is for warm starts: `meta["response"]` looks

@@ -1,7 +1,7 @@
 """Four coloured digits, two of which are to be added: few words of the answer depend on the picture.
 
     >>> Sums.named("", "train", 0)[0].meta["response"]
-    '<think>the numbers to read and to add are: red 3 and blue 8 / so the two give</think><answer>11</answer>'
+    '<think>the numbers to read and to add are: yellow 0 and orange 2 / so the two give</think><answer>2</answer>'
 
 A response says what it reads between words that are always the same. ``noisy`` is for warm starts: each digit of `meta["response"]` is
 misread in 3 of 10 cases, and the sum follows what was read.

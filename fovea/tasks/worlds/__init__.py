@@ -6,7 +6,7 @@ held-out fifth, whatever family, seed or index draws it: a held-out scene can ne
 
     >>> task = make("count", 0, split="heldout")
     >>> gold_response(task)
-    '<answer>4</answer>'
+    '<answer>3</answer>'
 """
 
 from __future__ import annotations
