@@ -316,6 +316,33 @@ def collate(groups: Sequence[Group], context: Context | None = None, dtype: torc
     )
 
 
+@dataclass(frozen=True)
+class Windows:
+    """Pieces of L units of recorded episodes, as a method reads them that learns from a replay.
+
+    A piece never crosses the end of its episode, so only its last unit can end one; with L = 1 it is the transition (s, a, r, s', done).
+
+    Attributes:
+      obs: (B, L + 1, ...): what each unit was chosen on, and what followed the last.
+      actions: (B, L) or (B, L, A).
+      reward_BL: what the environment paid for each unit.
+      ended_BL: bool, the episode terminated with this unit; one that was cut did not.
+      extras: what else was recorded of each unit, (B, L, ...).
+    """
+
+    obs: Tensor
+    actions: Tensor
+    reward_BL: Tensor
+    ended_BL: Tensor
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def join(cls, parts: Sequence[Windows]) -> Windows:
+        """Windows of several buffers as one batch: demonstrations and the policy's own episodes, half and half."""
+        streams = {n: torch.cat([getattr(p, n) for p in parts]) for n in ("obs", "actions", "reward_BL", "ended_BL")}
+        return cls(**streams, extras={n: torch.cat([p.extras[n] for p in parts]) for n in parts[0].extras})
+
+
 @runtime_checkable
 class Method(Protocol):
     """What is learned from the episodes? A frozen dataclass of hyperparameters with two functions.

@@ -166,6 +166,7 @@ class Episode:
       stop: why it ended: eos, stop (a stop string), length, terminated, cut, error.
       error: the reason when `stop` is "error".
       branches: conversations beside this one, by name, such as that of a reader who does not see the picture; not trained on.
+      follows: id of the episode that this one goes on with, where a long one is cut into pieces.
       home: of several processes that train together, the one that rolled it out and computes its rows.
     """
 
@@ -179,6 +180,7 @@ class Episode:
     score: Score | None = None
     home: int = 0
     branches: dict[str, list[Turn]] = field(default_factory=dict)
+    follows: str = ""
 
     @property
     def text(self) -> str:
