@@ -1,3 +1,4 @@
+import contextlib
 import json
 import struct
 import sys
@@ -165,3 +166,26 @@ def test_a_run_leaves_its_numbers_in_wandb_without_a_network(tmp_path, monkeypat
     for row in run.metrics:
         for metric in ("reward/mean", "optim/grad_norm", "length/tokens", "time/step_s"):
             assert found[row["step"]][metric] == pytest.approx(row[metric])
+
+
+def test_a_run_leaves_its_numbers_in_mlflow(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    from mlflow.tracking import MlflowClient
+
+    run = fovea.train("grpo", out=tmp_path, steps=2, sinks=("mlflow",), **SHORT)
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (kept,) = client.search_runs([client.get_experiment_by_name("fovea").experiment_id])
+    assert kept.info.status == "FINISHED" and kept.data.params["method.beta"] == "0.0"
+    for metric in ("reward/mean", "optim/grad_norm"):
+        assert [m.value for m in client.get_metric_history(kept.info.run_id, metric)] == pytest.approx([r[metric] for r in run.metrics])
+
+
+def test_a_run_leaves_its_numbers_in_trackio(tmp_path, monkeypatch):
+    pytest.importorskip("trackio")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    run = fovea.train("grpo", out=tmp_path / "run", steps=2, sinks=("trackio",), **SHORT)
+    with contextlib.closing(sqlite3.connect(tmp_path / "trackio" / "fovea.db")) as kept:
+        found = {step: json.loads(metrics) for step, metrics in kept.execute("SELECT step, metrics FROM metrics ORDER BY step, id")}
+    for row in run.metrics:
+        assert found[row["step"]]["optim/grad_norm"] == pytest.approx(row["optim/grad_norm"])
