@@ -1,5 +1,6 @@
 import contextlib
 import json
+import sqlite3
 import struct
 import sys
 import types
@@ -182,8 +183,8 @@ def test_a_run_leaves_its_numbers_in_mlflow(tmp_path, monkeypatch):
 
 
 def test_a_run_leaves_its_numbers_in_trackio(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
     pytest.importorskip("trackio")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     run = fovea.train("grpo", out=tmp_path / "run", steps=2, sinks=("trackio",), **SHORT)
     with contextlib.closing(sqlite3.connect(tmp_path / "trackio" / "fovea.db")) as kept:
         found = {step: json.loads(metrics) for step, metrics in kept.execute("SELECT step, metrics FROM metrics ORDER BY step, id")}
