@@ -12,6 +12,7 @@ import torch
 
 from fovea import starts
 from fovea.device import check as check_device
+from fovea.envs.resolve import environment
 from fovea.recipe import Recipe
 from fovea.trainer import checkpoint as ckpt
 from fovea.trainer.distributed import ALONE, Team
@@ -427,7 +428,8 @@ def build_scorer(recipe: Recipe) -> Any:
 
 def own_parts(recipe: Recipe) -> dict[str, Any]:
     """The recipe's own episode program and environment, by the name of the engine's argument."""
-    parts = {k: load_part(v) for k, v in (("program", recipe.program), ("environment", recipe.environment)) if v is not None}
+    given = {"program": load_part(recipe.program), "environment": environment(load_part(recipe.environment))}
+    parts = {k: v for k, v in given.items() if v is not None}
     for name, part in parts.items():
         if not callable(part):
             raise ValueError(f"{name} = {part!r}; expected FILE.py:NAME of a class or function, or the thing itself")
@@ -451,7 +453,7 @@ def build_collector(recipe: Recipe, policy: HFVLM, source: Any, engine: Any, sco
 
     sampler = Shuffled(source, seed=recipe.seed)
     if recipe.method.needs.data != "rollout":
-        return Offline(recipe, policy, sampler, pairs=recipe.method.needs.data == "pairs", team=team)
+        return Offline(recipe, policy, sampler, pairs=recipe.method.needs.data == "pairs", team=team, engine=engine)
     return OnPolicy(recipe, engine, sampler, scorer, DynamicSampling() if recipe.dynamic_sampling else None, team)
 
 

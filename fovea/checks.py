@@ -19,7 +19,7 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -246,7 +246,23 @@ def check_environment(
     r.attempt("an episode", _play, r, env, task, 7, actions, max_steps)
     third = r.attempt("an episode after another", _play, r, env, task, 7, actions, max_steps)
     r.need(third == first, "an episode after another differs from the first with the same seed; state is left over")
+    if hasattr(env, "demonstrate"):
+        r.rule("demonstrate() says the same text twice in a state, and step takes it")
+        for _ in _demonstrated(r, make(), task, max_steps):
+            pass
     return r.end()
+
+
+def _demonstrated(r: Rules, env: Any, task: Task, max_steps: int) -> Iterator[str]:
+    """What the environment demonstrates, turn by turn."""
+    r.attempt("reset", lambda: _now(env.reset(task, 7)))
+    for _ in range(max_steps):
+        said, again = (r.attempt("demonstrate()", lambda: _now(env.demonstrate())) for _ in range(2))
+        r.need(isinstance(said, str) and said == again, f"it said {_short(said)}, then {_short(again)}")
+        yield said
+        _, _, terminated, truncated, _ = r.attempt(f"step with {_short(said)}", lambda said=said: _now(env.step(Action(said))))
+        if terminated or truncated:
+            return
 
 
 def _play(r: Rules, env: Any, task: Task, seed: int, actions: Sequence[Action] | None, max_steps: int) -> list[tuple[Any, ...]]:

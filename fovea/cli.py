@@ -26,7 +26,7 @@ fovea: reinforcement learning of models that see
   fovea view RUN [RUN ...]                   the run page, live while runs go on, several compared  [--save FILE]
   fovea compare RUN_A RUN_B [--json]         where runs ended, with intervals, how long they took, which settings differ
   fovea reproduce SLUG [--quick]             a method against its baseline: several seeds, a verdict, a row of the ledger  [--all --status]
-  fovea list [recipes|methods|verifiers|tasks|taxonomy]   what there is  [--tag R.ft] [--json]
+  fovea list [recipes|methods|verifiers|tasks|envs|taxonomy]   what there is  [--tag R.ft] [--json]
   fovea check FILE.py:NAME                   contract checks for your own verifier, environment, source, method, policy
   fovea bench step [--vs trl] [--json]       speed and memory of one training step
   fovea doctor [--json]                      what is installed, what is missing, what brings it

@@ -51,7 +51,8 @@ class Recipe:
       data: "worlds" or "worlds:count,colour" for the procedural tasks, a JSONL/CSV/Parquet file or folder, or a Source object.
       heldout: the same for evaluation; None takes the held-out split of `data`.
       reward: overrides each task's verifier: a verifier name, "file.py:function", or a Python callable.
-      environment: "file.py:Class" or a factory of environments; None answers in one step.
+      environment: a name such as "cards:points24" (`fovea list envs`), "file.py:Class" or a factory of environments; None answers in
+        one step.
       program: "file.py:coroutine" or an episode program; None is the reset/step loop.
       on_bad_row: "stop" reports every bad data row and ends; "skip" reports and goes on without them.
       method: hyperparameters of the learning rule, an instance from fovea.methods; a name takes that method's defaults.

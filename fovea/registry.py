@@ -10,7 +10,7 @@ from typing import Any
 from fovea import systems
 from fovea.ledger import rows as ledger
 
-KINDS = ("recipes", "methods", "verifiers", "tasks", "taxonomy")
+KINDS = ("recipes", "methods", "verifiers", "tasks", "envs", "taxonomy")
 
 
 def registry(kind: str, tag: str = "") -> list[dict[str, Any]]:
@@ -34,9 +34,24 @@ def registry(kind: str, tag: str = "") -> list[dict[str, Any]]:
         from fovea.verifiers import VERIFIERS
 
         return [_row(n, v) for n, v in VERIFIERS.items()]
+    if kind == "envs":
+        return environments()
     from fovea.tasks.worlds import FAMILIES
 
     return [{"name": f.name, "summary": f.doc} for f in FAMILIES.values()]
+
+
+def environments() -> list[dict[str, Any]]:
+    """Every environment that has a name, what it needs, and whether it can run here."""
+    from fovea.envs.resolve import ENVIRONMENTS
+
+    shown = ("summary", "example", "extra")
+    return [
+        {"name": n, "state": "missing" if (lacks := e.problem()) else "ready", "problem": lacks, "effect": lacks or f"e.g. {e.example}"}
+        | {k: getattr(e, k) for k in shown}
+        | {"needs": list(e.packages)}
+        for n, e in ENVIRONMENTS.items()
+    ]
 
 
 def methods(tag: str = "") -> list[dict[str, Any]]:

@@ -5,7 +5,8 @@
     CACHE/starts/SLUG-NAME-KEY/model     the weights; CACHE is $FOVEA_CACHE, else $XDG_CACHE_HOME/fovea, else ~/.cache/fovea
     CACHE/starts/SLUG-NAME-KEY/run       the run that made them
 
-KEY hashes the recipe, the model that it starts from, its tasks' code and its file, so a changed start is made anew.
+KEY hashes the recipe, the model that it starts from, its tasks' code (that of the environments too, where it has one) and its file, so a
+changed start is made anew.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ def key(model: str) -> str:
         raise ValueError(f"model {model!r} is not made by a recipe; expected SLUG:NAME of a recipe in fovea/recipes")
     here = Path(str(package)).parent
     slug = model.partition(":")[0]
-    files = [here / "recipes" / f"{module_name(slug)}.py", *sorted((here / "tasks").rglob("*.py"))]
+    rooms = ("tasks",) if made_by.environment is None else ("tasks", "envs")
+    files = [here / "recipes" / f"{module_name(slug)}.py", *(f for room in rooms for f in sorted((here / room).rglob("*.py")))]
     code = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
     under = weights(made_by.model) if recipe(made_by.model) is None else key(made_by.model)
     return digest([settings(made_by), made_by.seed, under, code])[:10]

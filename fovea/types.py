@@ -148,12 +148,16 @@ class Segment:
 
 @dataclass(frozen=True)
 class Turn:
-    """A human-readable record of one exchange, for verifiers, logs and the run page."""
+    """A human-readable record of one exchange, for verifiers, logs and the run page.
+
+    `measures` are numbers that the environment took after this turn, by name (its ``info["measures"]``): success, length of the path, ...
+    """
 
     text: str
     observation: Observation = field(default_factory=Observation)
     reward: float = 0.0
     stop: str = "eos"
+    measures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -265,7 +269,11 @@ class Verifier(Protocol):
 
 @runtime_checkable
 class Environment(Protocol):
-    """What happens next? Gymnasium's words; `reset` gets the task and an integer seed."""
+    """What happens next? Gymnasium's words; `reset` gets the task and an integer seed.
+
+    ``info["measures"]`` may hold numbers by name, of which "success" (0 or 1) says whether the task is done. An environment that knows
+    what a good player would say now has `demonstrate() -> str` besides: that is what the "gold" member of a group says, turn by turn.
+    """
 
     def reset(self, task: Task, seed: int) -> Observation: ...
 

@@ -40,7 +40,7 @@ def test_unknown_command_names_the_known_ones(capsys):
         (["--reward", "no.py:reward"], "no such file: no.py"),
         (["--reward", "nosuch"], "no verifier is called 'nosuch'; known: exact, choice"),
         (["--reward", "mine.py"], "'mine.py' is not FILE.py:NAME"),
-        (["--environment", "zoom"], "environment = 'zoom'; expected FILE.py:NAME of a class or function"),
+        (["--environment", "zoo"], "environment = 'zoo'; expected FILE.py:NAME or one of cards, "),
         (["--environment", "no.py:Env"], "no such file: no.py"),
         (["--data.x", "1"], "'data' has no fields of its own"),
         (["--sampling.temperature", "-1"], "temperature = -1.0; expected 0 (greedy) or more"),
@@ -190,11 +190,11 @@ def test_unknown_recipe_is_named_with_the_nearest(capsys):
     assert "no recipe 'gropo', did you mean 'grpo'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["recipes", "methods", "verifiers", "tasks"])
+@pytest.mark.parametrize("kind", ["recipes", "methods", "verifiers", "tasks", "envs"])
 def test_lists_are_complete_and_machine_readable(kind, capsys):
     assert cli.main(["list", kind, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert len(rows) >= 10 and all(r["name"] and r["summary"] for r in rows)
+    assert len(rows) >= (10 if kind != "envs" else 2) and all(r["name"] and r["summary"] for r in rows)
 
 
 def test_missing_data_file_is_named(capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from fovea.envs.words import last_named
 from fovea.types import Action, Observation, Task, user
 
 
@@ -59,10 +60,3 @@ class InWords:
         from PIL import Image
 
         return Observation(messages=user(self.prompt), images=(Image.fromarray(self.env.render()).convert("RGB"),))
-
-
-def last_named(text: str, actions: Sequence[str]) -> int | None:
-    """Index of the action that `text` names last (upper and lower case alike); None when it names none."""
-    found = [(text.lower().rfind(name.lower()), len(name), i) for i, name in enumerate(actions)]
-    at, _, index = max(found)
-    return index if at >= 0 else None

@@ -16,7 +16,7 @@ import contextvars
 import inspect
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -149,10 +149,12 @@ class Actor:
     Attributes:
       seed: environment seed, the same for every episode of the group, so that they share their start.
       context: where training stands.
+      demonstrate: what a good player would say now, of an environment that knows it.
     """
 
     def __init__(self, rollout: Rollout, episode: Episode, sampling: Sampling, seed: int, place: tuple[int | str, ...]):
         self.seed, self.context = seed, rollout.context
+        self.demonstrate: Callable[[], Any] | None = None
         self._rollout, self._episode, self._sampling, self._place = rollout, episode, sampling, place
         self._units: list[Units] = []
         self._messages: tuple[Message, ...] = ()
@@ -211,7 +213,7 @@ class Actor:
         )
         self._busy, self._start = True, call.start
         try:
-            stop = self._give(call) if self._episode.role == "gold" else await self._rollout.submit(call)
+            stop = await self._give(call) if self._episode.role == "gold" else await self._rollout.submit(call)
         finally:
             self._busy = False
         ids = tuple(units.ids[call.start :])
@@ -221,12 +223,12 @@ class Actor:
         self._episode.stop = stop
         return Action(value=text, token_ids=ids, logp=tuple(units.logp_old[call.start :]), stop=stop)
 
-    def _give(self, call: Call) -> str:
-        """The gold answer as this turn. How likely it was is for the trainer to say."""
+    async def _give(self, call: Call) -> str:
+        """The gold answer, or what the environment demonstrates, as this turn. How likely it was is for the trainer to say."""
         policy, task = self._rollout.policy, call.task
-        if call.turn:
+        if call.turn and self.demonstrate is None:
             raise RuntimeError(f"task {task.id!r}: its gold answer is one turn, and the episode program asks for another one")
-        ids = given_ids(policy, gold_text(task))
+        ids = given_ids(policy, gold_text(task) if self.demonstrate is None else await programs.settled(self.demonstrate()))
         if len(ids) > call.room:
             raise ValueError(f"task {task.id!r}: its gold answer has {len(ids)} tokens; expected at most max_new_tokens = {call.room}")
         for token in ids:
@@ -253,12 +255,12 @@ class Actor:
         units.insert(extra, turn, policy.version)
         return units
 
-    def reward(self, value: float, truncated: bool = False) -> None:
+    def reward(self, value: float, truncated: bool = False, measures: Mapping[str, float] | None = None) -> None:
         """Book the environment's answer to the last turn."""
         if not self._units or not self._units[-1].reward:
             return
         self._units[-1].reward[-1] += float(value)
-        self._episode.turns[-1] = replace(self._episode.turns[-1], reward=self._units[-1].reward[-1])
+        self._episode.turns[-1] = replace(self._episode.turns[-1], reward=self._units[-1].reward[-1], measures=measures or {})
         self._cut = truncated
 
     def close(self, rewarded: bool) -> None:
@@ -288,8 +290,8 @@ class Recorder:
         return self._book(await result)
 
     def _book(self, result: Any) -> Any:
-        _, reward, _, truncated, _ = result
-        self._actor.reward(reward, truncated)
+        _, reward, _, truncated, info = result
+        self._actor.reward(reward, truncated, info.get("measures"))
         return result
 
     def __getattr__(self, name: str) -> Any:
@@ -346,7 +348,7 @@ class Engine:
         same episodes. Episodes that failed have stop "error", the reason, and a failed score.
         """
         check_members(members, ("greedy", "gold"))
-        for task in tasks if "gold" in members else ():
+        for task in tasks if "gold" in members and self.environment is None else ():
             gold_text(task)  # a task without one ends the run, not just an episode
         roles = ["sample"] * group_size + list(members)
         groups, seen = [], Counter[str]()
@@ -478,6 +480,7 @@ class Rollout:
         env: Any = None
         try:
             env = (engine.environment or Answer)()
+            actor.demonstrate = getattr(env, "demonstrate", None)
             await engine.program(group.task, actor, Recorder(env, actor))  # type: ignore[arg-type]
             if not episode.turns:
                 raise RuntimeError("the episode program ended without a call of policy.act")

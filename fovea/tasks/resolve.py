@@ -15,6 +15,7 @@ SOURCES: dict[str, str] = {
     "triune": "fovea.tasks.triune:Triune",
     "absent": "fovea.tasks.absent:Absent",
     "bars": "fovea.tasks.bars:Bars",
+    "cards": "fovea.tasks.cards:Deals",
 }
 """Procedural sources by name. ``data="NAME:what"`` calls the class method ``named(what, split, seed)``; split is "train" or "heldout"."""
 

@@ -1,6 +1,7 @@
 """Given answers instead of rollouts: supervised finetuning and preference pairs.
 
-The gold response is that of `fovea.rollout.given`. A preference pair is `meta["chosen"]`, `meta["rejected"]`.
+The gold response is that of `fovea.rollout.given`; with an environment, what it demonstrates, turn by turn. A preference pair is
+`meta["chosen"]`, `meta["rejected"]`.
 """
 
 from __future__ import annotations
@@ -12,26 +13,34 @@ from fovea.recipe import Recipe
 from fovea.rollout.given import given_episode, gold_text
 from fovea.trainer.distributed import ALONE, Team
 from fovea.trainer.exchange import shared
-from fovea.trainer.on_policy import produced
+from fovea.trainer.on_policy import NothingToTrain, produced, why
 from fovea.types import Context, Group, Sampler, Task
 
 
 class Offline:
-    """Collects groups whose answers are given: one "gold" episode per task, or a "chosen" and a "rejected" one."""
+    """Collects groups whose answers are given: one "gold" episode per task, or a "chosen" and a "rejected" one.
 
-    unscored: Sequence[Group] = ()
+    `engine` plays the episodes of a recipe with an environment; one that ends with an error is left out and counted as unscored.
+    """
 
-    def __init__(self, recipe: Recipe, policy: Any, sampler: Sampler, pairs: bool, team: Team = ALONE):
-        self.team = team
+    def __init__(self, recipe: Recipe, policy: Any, sampler: Sampler, pairs: bool, team: Team = ALONE, engine: Any = None):
+        self.team, self.engine = team, engine
+        self.unscored: Sequence[Group] = ()
         self.recipe, self.policy, self.sampler, self.pairs = recipe, policy, sampler, pairs
 
     def collect(self, context: Context, progress: Callable[..., None] | None) -> tuple[list[Group], dict[str, float]]:
         tasks = [self.sampler.next(context) for _ in range(self.recipe.tasks_per_step)]
 
         def make(positions: Sequence[int]) -> list[Group]:
-            return [self._group(tasks[i], context) for i in positions]
+            if self.recipe.environment is None or not positions:
+                return [self._group(tasks[i], context) for i in positions]
+            return self.engine.rollout([tasks[i] for i in positions], 0, self.recipe.sampling, context, members=("gold",))
 
-        groups = shared(self.team, tasks, make)
+        seen = shared(self.team, tasks, make)
+        self.unscored = [g for g in seen if any(e.error for e in g.episodes)]
+        groups = [g for g in seen if g not in self.unscored]
+        if not groups:
+            raise NothingToTrain(why(seen, 1, None))
         made = produced(groups)
         return groups, made | {"length/mean_tokens": made["length/tokens"] / made["length/episodes"]}
 

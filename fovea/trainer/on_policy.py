@@ -61,7 +61,7 @@ class OnPolicy:
         self.sampler.observe(seen)
         self.unscored = [g for g in seen if any(e.score is not None and not e.score.ok for e in g.episodes)]
         if not kept:
-            raise NothingToTrain(_why(seen, rounds, self.gate))
+            raise NothingToTrain(why(seen, rounds, self.gate))
         made = produced(seen, given=False)
         metrics = group_metrics(seen) | made | placeholders(self.engine, seen) | {"time/score_s": self.scorer.waited_s - waited_s}
         if self.gate is not None:
@@ -90,7 +90,7 @@ def placeholders(engine: Any, groups: list[Group]) -> dict[str, float]:
     return {"length/image_tokens": float(sum(int(torch.isin(s.actions[s.mask], torch.tensor(banned)).sum()) for s in segments))}
 
 
-def _why(groups: list[Group], rounds: int, gate: Gate | None) -> str:
+def why(groups: list[Group], rounds: int, gate: Gate | None) -> str:
     reasons = [e.score.reason for g in groups for e in g.episodes if e.score is not None and not e.score.ok]
     if reasons:
         return f"no group could be scored: {len(reasons)} episodes failed, first: {reasons[0]}"

@@ -182,8 +182,14 @@ def _said(episode: Episode, count: int, scale: float | None, image: int) -> tupl
 
 
 def episode_return(*, success: float | None = None) -> Verifier:
-    """The sum of the rewards that the environment gave; correct at `success`, where that is stated."""
-    return PerEpisode("return", lambda episode, context: float(sum(turn.reward for turn in episode.turns)), success)
+    """The sum of the rewards that the environment gave; its last measures are parts. Correct at `success`, else where it measured one."""
+
+    def judge(episode: Episode, context: Context) -> Score:
+        total, measures = float(sum(turn.reward for turn in episode.turns)), dict(episode.turns[-1].measures) if episode.turns else {}
+        won = total >= success if success is not None else measures["success"] > 0 if "success" in measures else None
+        return Score(total, parts=measures, correct=won)
+
+    return PerEpisode("return", judge)
 
 
 FACTORIES: Mapping[str, Any] = {

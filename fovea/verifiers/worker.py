@@ -26,7 +26,13 @@ def packed(group: Group, context: Context, verifier: str, params: Mapping[str, A
         "task": {"id": task.id, "source": task.source, "answer": task.answer, "verifier": verifier, "params": dict(params)},
         "sizes": [still(image).size for image in task.images],
         "episodes": [
-            {"id": e.id, "role": e.role, "stop": e.stop, "units": e.length, "turns": [[t.text, t.reward, t.stop] for t in e.turns]}
+            {
+                "id": e.id,
+                "role": e.role,
+                "stop": e.stop,
+                "units": e.length,
+                "turns": [[t.text, t.reward, t.stop, dict(t.measures)] for t in e.turns],
+            }
             for e in group.episodes
         ],
         "context": asdict(context),
@@ -41,7 +47,7 @@ def unpacked(request: Mapping[str, Any]) -> tuple[Group, Context]:
 def _episode(task: Task, id: str, role: str, stop: str, units: int, turns: list[list[Any]]) -> Episode:
     spoken: Any = np.ones(units, bool)
     segments = [Segment(None, spoken, spoken, spoken, spoken, spoken)] if units else []
-    return Episode(id, task, role, segments, [Turn(text, reward=reward, stop=end) for text, reward, end in turns], stop)
+    return Episode(id, task, role, segments, [Turn(text, reward=r, stop=end, measures=m) for text, r, end, m in turns], stop)
 
 
 def scored(request: Mapping[str, Any]) -> dict[str, Any]:

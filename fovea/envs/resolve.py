@@ -1,0 +1,91 @@
+"""Environments by name: "NAME" or "NAME:what", where `what` is a word and options, such as "cards:points24,side=300"."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pkgutil import resolve_name
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An environment that has a name.
+
+    Attributes:
+      where: "module:class or function" that makes one; its first parameter is the word, the others are the options.
+      summary: one line.
+      extra: what brings the packages it needs; "" for the library's own. packages: modules that must be there.
+      example: a name that works.
+    """
+
+    where: str
+    summary: str
+    example: str
+    extra: str = ""
+    packages: tuple[str, ...] = ()
+
+    def problem(self) -> str:
+        """Why it cannot run here; "" where it can. Nothing is imported."""
+        absent = [p for p in self.packages if find_spec(p) is None]
+        return f"missing {', '.join(absent)}: pip install 'fovea-rl[{self.extra}]'" if absent else ""
+
+
+ENVIRONMENTS: dict[str, Listed] = {
+    "cards": Listed("fovea.envs.cards:Cards", "card games: NumberLine, EZPoints, Points24, Blackjack", "cards:points24"),
+    "zoom": Listed("fovea.envs.zoom:Zoom", "a question about a picture, with a tool that enlarges a part of it", "zoom"),
+}
+"""Every environment that a recipe may name."""
+
+
+def environment(given: Any) -> Any:
+    """The factory behind a name of `ENVIRONMENTS`; anything else is returned as it is. One is made to see that it can be.
+
+    Raises:
+      ValueError: an unknown name, with the nearest, or an option that the environment does not have.
+      ImportError: its packages are absent; the extra that brings them is named.
+    """
+    if not isinstance(given, str):
+        return given
+    name, _, what = given.partition(":")
+    if name not in ENVIRONMENTS:
+        near = difflib.get_close_matches(name, ENVIRONMENTS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"environment = {given!r}; expected FILE.py:NAME or one of {', '.join(ENVIRONMENTS)}{hint}")
+    listed = ENVIRONMENTS[name]
+    if problem := listed.problem():
+        raise ImportError(f"environment = {given!r}: {problem}")
+    target = resolve_name(listed.where)
+    words, chosen = options(target, what, f"environment = {given!r}")
+    if len(words) > 1:
+        raise ValueError(f"environment = {given!r}: found {len(words)} words, {', '.join(words)}; expected one, and options KEY=VALUE")
+    make = partial(target, *words, **chosen)
+    made = make()
+    if hasattr(made, "close"):
+        made.close()
+    return make
+
+
+def options(target: Callable[..., Any], what: str, given: str) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """(words, options of `target` by name) of "word,word,key=value", values as the parameters of `target` want them.
+
+    Raises:
+      ValueError: an option that `target` does not take, or a value of another type; `given` is named.
+    """
+    parts = [p for p in what.split(",") if p]
+    takes = inspect.signature(target).parameters
+    hints = typing.get_type_hints(target.__init__ if isinstance(target, type) else target)
+    chosen: dict[str, Any] = {}
+    for key, _, text in (p.partition("=") for p in parts if "=" in p):
+        if key not in takes:
+            raise ValueError(f"{given}: no option {key!r}; there are: {', '.join(takes)}")
+        try:
+            chosen[key] = {"true": True, "false": False}[text.lower()] if hints.get(key) is bool else hints.get(key, str)(text)
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{given}: {key} = {text!r}; expected {getattr(hints.get(key), '__name__', hints.get(key))}") from None
+    return tuple(p for p in parts if "=" not in p), chosen

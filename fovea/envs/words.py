@@ -1,0 +1,35 @@
+"""Which action does a text name?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+FIELD = '"action":'
+
+
+def last_named(text: str, actions: Sequence[str]) -> int | None:
+    """Index of the action that `text` names last (upper and lower case alike); None when it names none."""
+    found = [(text.lower().rfind(name.lower()), len(name), i) for i, name in enumerate(actions)]
+    at, _, index = max(found)
+    return index if at >= 0 else None
+
+
+def only_named(text: str, actions: Sequence[str]) -> int | None:
+    """Index of the one action that `text` names, however often; None when it names none or several. "10" does not name "1"."""
+    found = set(_pattern(tuple(actions)).findall(text.lower()))
+    return [a.lower() for a in actions].index(found.pop()) if len(found) == 1 else None
+
+
+def after_field(text: str) -> str:
+    """What stands behind the last ``"action":`` of a reply in JSON; "" where there is none. The reply need not be whole."""
+    at = text.lower().rfind(FIELD)
+    return text[at + len(FIELD) :] if at >= 0 else ""
+
+
+@lru_cache(maxsize=64)
+def _pattern(actions: tuple[str, ...]) -> re.Pattern[str]:
+    names = sorted((a.lower() for a in actions), key=len, reverse=True)
+    whole = (rf"(?<!\w){re.escape(n)}(?!\w)" if n[0].isalnum() else re.escape(n) for n in names)
+    return re.compile("|".join(whole))

@@ -1,0 +1,80 @@
+"""Deals for the card games of `fovea.envs.cards`: NumberLine, EZPoints, Points24 and Blackjack.
+
+    "cards"                     the four games in turn
+    "cards:points24"            one of them; several are separated by commas
+    "cards:points24-solvable"   only hands that can make 24; in the original one hand in four cannot
+    "cards:points24,side=300,reply=json"    options of the environment, which shows the tasks as it will
+
+A deal is a pure function of (game, split, seed, index). One in five hands (whatever their order), first hands of Blackjack or pairs of
+start and target is held out; what a game comes to afterwards is not. Score is the return; right is a game that was won.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from fovea.envs.cards import GAMES, Cards
+from fovea.envs.resolve import options
+from fovea.tasks.worlds import SPLITS, split_of
+from fovea.types import Task
+
+SOLVABLE = "-solvable"
+
+
+@dataclass(frozen=True)
+class Deals:
+    """An infinite source without state, game after game; see the file's head.
+
+    Attributes:
+      games: keys of `GAMES`, followed by "-solvable" or not. split: "train" or "heldout". seed: another seed is another stream.
+      shown: options of `Cards`.
+    """
+
+    games: Sequence[str] = tuple(GAMES)
+    split: str = "train"
+    seed: int = 0
+    shown: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def named(cls, what: str, split: str, seed: int) -> Deals:
+        """
+        Raises:
+          ValueError: an unknown game or option, with the known ones.
+        """
+        games, shown = options(Cards, what, f"data 'cards:{what}'")
+        known = [name + end for name in GAMES for end in ("", SOLVABLE) if not end or hasattr(GAMES[name], "solutions")]
+        if unknown := [g for g in games if g not in known]:
+            raise ValueError(f"data 'cards:{what}': no game {', '.join(unknown)}; there are: {', '.join(known)}")
+        return cls(games or tuple(GAMES), split, seed, shown)
+
+    def heldout(self) -> Deals:
+        return replace(self, split="heldout")
+
+    def __getitem__(self, i: int) -> Task:
+        if i < 0:
+            raise IndexError(f"index: found {i}, expected 0 or more (deals have no end to count from)")
+        index, which = divmod(i, len(self.games))
+        game = self.games[which].removesuffix(SOLVABLE)
+        address = [self.seed, SPLITS.index(self.split), list(GAMES).index(game), index]
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(address)))
+        while not self._fits(self.games[which], start := GAMES[game].deal(rng)):
+            pass
+        task = Task(
+            id=f"{self.games[which]}/{self.split}/{self.seed}/{index}",
+            source=self.games[which],
+            prompt=(),
+            verifier="return",
+            meta={"game": game, "start": start},
+        )
+        first = Cards(game, **self.shown).reset(task, int(rng.integers(2**31)))
+        return replace(task, prompt=first.messages, images=first.images)
+
+    def _fits(self, name: str, start: Any) -> bool:
+        kind = GAMES[name.removesuffix(SOLVABLE)]
+        if split_of((kind.__name__, kind.key(start))) != self.split:
+            return False
+        return not name.endswith(SOLVABLE) or bool(kind(start, None).solutions(start["cards"]))
