@@ -112,5 +112,5 @@ CLAIM = Claim(
     tasks=400,
     curve="reward/mean",
     tuning="two starts and two step sizes, seed 100, arms od_length and map, 30 steps: from a start that finds a quarter of the boxes "
-    "both rewards lengthened lists; hence few places in a picture and a longer warm start",
+    "both rewards lengthened lists; hence few places in a picture and a longer warm start. From it, both arms once, 50 steps: .40 and .24",
 )
