@@ -6,7 +6,7 @@ Boxes are rows [x1, y1, x2, y2) of float arrays, all in one unit (pixels, fracti
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,6 +17,7 @@ Array = NDArray[np.float64]
 
 COCO_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
 RECALLS_R = np.linspace(0.0, 1.0, 101)
+OUTWARD_41 = np.array([[-1.0], [-1.0], [1.0], [1.0]])
 TINY = np.finfo(np.float64).tiny
 MAX_DETECTIONS = 100  # of one category in one picture; COCO drops the others
 
@@ -37,28 +38,27 @@ def as_boxes(boxes: ArrayLike) -> Array:
     return box_N4
 
 
-def area(box_N4: Array) -> Array:
-    """(N,); 0 where x2 <= x1 or y2 <= y1."""
-    side_2N = np.maximum(box_N4.T[2:] - box_N4.T[:2], 0.0)
-    return side_2N[0] * side_2N[1]
+def _ends(a_N4: ArrayLike, b_M4: ArrayLike) -> tuple[Array, Array]:
+    """(4, N, 1) and (4, 1, M): −x1, −y1, x2, y2. Of two such ends the smaller is that of the overlap, the larger that of the hull."""
+    a_4N, b_4M = (np.multiply(as_boxes(x).T, OUTWARD_41, order="C") for x in (a_N4, b_M4))  # numpy is fast where the long axes are last
+    return a_4N[:, :, None], b_4M[:, None]
 
 
-def _side(a_N4: Array, b_M4: Array) -> Array:
-    """Sides (2, N, M) of the overlap of each pair; below 0 where there is a gap."""
-    a_4N1, b_41M = a_N4.T[:, :, None], b_M4.T[:, None]  # the long axes last, where numpy is fast
-    return np.minimum(a_4N1[2:], b_41M[2:]) - np.maximum(a_4N1[:2], b_41M[:2])
+def _sides(end_4NM: Array) -> Array:
+    """Sides (2, N, M) of the boxes with these ends; below 0 where they are the wrong way round."""
+    return end_4NM[:2] + end_4NM[2:]
 
 
-def _hull(a_N4: Array, b_M4: Array) -> Array:
-    """Sides (2, N, M) of the smallest box around each pair."""
-    a_4N1, b_41M = a_N4.T[:, :, None], b_M4.T[:, None]
-    return np.maximum(a_4N1[2:], b_41M[2:]) - np.minimum(a_4N1[:2], b_41M[:2])
+def _area(end_4NM: Array) -> Array:
+    """(N, M); 0 where x2 <= x1 or y2 <= y1."""
+    side_2NM = np.maximum(_sides(end_4NM), 0.0)
+    return side_2NM[0] * side_2NM[1]
 
 
-def _iou(a_N4: Array, b_M4: Array, side_2NM: Array) -> tuple[Array, Array]:
-    """IoU and union (N, M). A box without area has no overlap with sides above 0."""
+def _iou(a_4N1: Array, b_41M: Array, side_2NM: Array) -> tuple[Array, Array]:
+    """IoU and union (N, M) by the sides of the overlaps. A box without area has no overlap with sides above 0."""
     inner_NM = side_2NM[0] * side_2NM[1]
-    union_NM = area(a_N4)[:, None] + area(b_M4) - inner_NM
+    union_NM = _area(a_4N1) + _area(b_41M) - inner_NM
     return inner_NM / np.maximum(union_NM, TINY), union_NM
 
 
@@ -67,8 +67,8 @@ def iou(a_N4: ArrayLike, b_M4: ArrayLike, least: float = 0.0) -> Array:
 
     least: overlaps that are not wider and higher than this count nothing. VLM-R1's code has 1 pixel.
     """
-    a, b = as_boxes(a_N4), as_boxes(b_M4)
-    side_2NM = _side(a, b)
+    a, b = _ends(a_N4, b_M4)
+    side_2NM = _sides(np.minimum(a, b))
     return _iou(a, b, np.where(side_2NM > least, side_2NM, 0.0) if least else np.maximum(side_2NM, 0.0))[0]
 
 
@@ -79,11 +79,12 @@ def giou(a_N4: ArrayLike, b_M4: ArrayLike) -> Array:
 
 def giou_and_distance(a_N4: ArrayLike, b_M4: ArrayLike) -> tuple[Array, Array]:
     """GIoU and the sum of the distances of the four edges (L1, in the unit of the boxes), (N, M) each."""
-    a, b = as_boxes(a_N4), as_boxes(b_M4)
-    side_2NM, hull_2NM = _side(a, b), _hull(a, b)
+    a, b = _ends(a_N4, b_M4)
+    side_2NM, hull_2NM = _sides(np.minimum(a, b)), _sides(np.maximum(a, b))
     iou_NM, union_NM = _iou(a, b, np.maximum(side_2NM, 0.0))
     giou_NM = iou_NM - 1 + union_NM / np.maximum(hull_2NM[0] * hull_2NM[1], TINY)
-    return giou_NM, (hull_2NM - side_2NM).sum(0)  # of two ends, the farther less the nearer is their distance
+    apart_2NM = hull_2NM - side_2NM  # of two ends, the farther less the nearer is their distance
+    return giou_NM, apart_2NM[0] + apart_2NM[1]
 
 
 def ciou(a_N4: ArrayLike, b_M4: ArrayLike) -> Array:
@@ -91,7 +92,7 @@ def ciou(a_N4: ArrayLike, b_M4: ArrayLike) -> Array:
     a, b = as_boxes(a_N4), as_boxes(b_M4)
     overlap_NM = iou(a, b)
     apart_NM2 = (a[:, None, :2] + a[:, None, 2:] - b[None, :, :2] - b[None, :, 2:]) / 2
-    corner_NM = (_hull(a, b) ** 2).sum(0)
+    corner_NM = (_sides(np.maximum(*_ends(a, b))) ** 2).sum(0)
     distance_NM = np.divide((apart_NM2**2).sum(2), corner_NM, out=np.zeros_like(overlap_NM), where=corner_NM > 0)
     angle_N, angle_M = (np.arctan2(x[:, 2] - x[:, 0], x[:, 3] - x[:, 1]) for x in (a, b))
     v_NM = 4 / np.pi**2 * (angle_N[:, None] - angle_M[None]) ** 2
@@ -115,18 +116,28 @@ def assign(cost_NM: ArrayLike) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return linear_sum_assignment(np.asarray(cost_NM, np.float64))
 
 
-def greedy(overlap_NM: ArrayLike, least: float) -> list[tuple[int, int]]:
-    """Pairs of falling overlap, each row and column once, until none reaches `least`; the first of equals goes first."""
+def near(overlap_NM: ArrayLike, least: float) -> list[tuple[int, int]]:
+    """The pairs whose overlap reaches `least`, by falling overlap; the first of equals goes first."""
     overlap_NM = np.asarray(overlap_NM, np.float64)
     n_C, m_C = (overlap_NM >= least).nonzero()
-    rank_C = np.argsort(-overlap_NM[n_C, m_C], kind="stable")
-    pairs: dict[int, int] = {}
+    rank_C = (-overlap_NM[n_C, m_C]).argsort(kind="stable")
+    return list(zip(n_C[rank_C].tolist(), m_C[rank_C].tolist(), strict=True))
+
+
+def once(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The pairs in order, without those whose row or column has been taken."""
+    of_row: dict[int, int] = {}
     taken: set[int] = set()
-    for n, m in zip(n_C[rank_C].tolist(), m_C[rank_C].tolist(), strict=True):
-        if n not in pairs and m not in taken:
-            pairs[n] = m
+    for n, m in pairs:
+        if n not in of_row and m not in taken:
+            of_row[n] = m
             taken.add(m)
-    return list(pairs.items())
+    return list(of_row.items())
+
+
+def greedy(overlap_NM: ArrayLike, least: float) -> list[tuple[int, int]]:
+    """Pairs of falling overlap, each row and column once, until none reaches `least`; the first of equals goes first."""
+    return once(near(overlap_NM, least))
 
 
 # -- average precision --------------------------------------------------------------------------------------------------------

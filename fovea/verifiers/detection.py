@@ -12,15 +12,27 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fovea.math.boxes import COCO_THRESHOLDS, Array, Picture, as_boxes, assign, giou_and_distance, greedy, iou, mean_average_precision, same
+from fovea.math.boxes import (
+    COCO_THRESHOLDS,
+    Array,
+    Picture,
+    as_boxes,
+    assign,
+    giou_and_distance,
+    greedy,
+    iou,
+    mean_average_precision,
+    near,
+    once,
+    same,
+)
 from fovea.types import Context, Episode, Places, Score, Verifier
-from fovea.verifiers.core import PerEpisode, Stages, Unscorable, check_stages, placed, staged
+from fovea.verifiers.core import PerEpisode, Stages, Unscorable, check_stages, staged
 from fovea.verifiers.parse import READ, extract_answer, find_floats
 from fovea.video import still
 
@@ -54,6 +66,11 @@ class Detections:
     labels: tuple[str, ...]
     whole: bool = True
     none: bool = False
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The labels by which boxes are compared: case does not count."""
+        return [x.lower() for x in self.labels]
 
 
 def parse_detections(value: Any) -> Detections:
@@ -105,7 +122,7 @@ def _object(text: str) -> list[Any]:
 
 def _listed(value: Any) -> Detections:
     listed = isinstance(value, (list, tuple))
-    boxes, labels, whole = [], [], listed
+    corners, labels, whole = [], [], listed
     for entry in value if listed else (value,):
         told = entry if isinstance(entry, (dict, Mapping)) else {}
         box, label = told.get("bbox_2d", told.get("box")), told.get("label")
@@ -113,21 +130,16 @@ def _listed(value: Any) -> Detections:
             whole = False
             continue
         x1, y1, x2, y2 = box
-        if x1 < x2 and y1 < y2:
-            boxes.append(box)
+        if -FAR < x1 < x2 < FAR and -FAR < y1 < y2 < FAR:
+            corners += box
             labels.append(label.strip())
-    return Detections(as_boxes(boxes), tuple(labels), whole, none=listed and not value)
+        else:
+            whole = whole and all(-FAR < x < FAR for x in box)
+    return Detections(np.array(corners, np.float64).reshape(-1, 4), tuple(labels), whole, none=listed and not value)
 
 
 def _numbers(box: Sequence[Any]) -> bool:
-    a, b, c, d = box
-    plain = PLAIN.issuperset(map(type, box)) or all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in box)
-    return plain and -FAR < a < FAR and -FAR < b < FAR and -FAR < c < FAR and -FAR < d < FAR
-
-
-def _named(found: Detections, gold: Detections) -> NDArray[np.bool_]:
-    """(P, G): whether the labels are equal, whatever their case."""
-    return same([x.lower() for x in found.labels], [x.lower() for x in gold.labels])
+    return PLAIN.issuperset(map(type, box)) or all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in box)
 
 
 # -- VLM-R1 -------------------------------------------------------------------------------------------------------------------
@@ -157,25 +169,33 @@ def detection(*, reward: Rewarded = "od_length", at: float = 0.5, scale: float |
 
     def judge(episode: Episode, context: Context) -> Score:
         found, gold = _said(episode, scale, image), gold_of(episode)
-        pairs = Pairs(found, gold, iou(found.box_N4, gold.box_N4, least), _named(found, gold))
+        pairs = Pairs(found, gold, iou(found.box_N4, gold.box_N4, least))
         if gold.labels:
             value = judges[reward](pairs) if found.labels else 0.0
         else:
             value = float(found.none)
-        hits = [p for p, _ in greedy(np.where(pairs.named_PG, pairs.overlap_PG, -1.0), at)]
-        return _placed({"score": value, **_measured(pairs, len(hits))}, found, gold, hits, image)
+        hits = [p for p, _ in once(pair for pair in near(pairs.overlap_PG, at) if pairs.named(*pair))]
+        return _placed(value, _measured(pairs, len(hits)), found, gold, hits, image)
 
     return PerEpisode("detection", judge)
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Boxes of an answer and of the truth, how much each pair overlaps and whether its labels are equal but for case, (P, G) each."""
+    """Boxes of an answer and of the truth, and how much each pair overlaps."""
 
     found: Detections
     gold: Detections
     overlap_PG: Array
-    named_PG: NDArray[np.bool_]
+
+    def named(self, p: int, g: int) -> bool:
+        """Whether the labels of a pair are equal, whatever their case."""
+        return self.found.names[p] == self.gold.names[g]
+
+    @cached_property
+    def value_PG(self) -> Array:
+        """The overlaps, −1 where the labels differ."""
+        return np.where(same(self.found.names, self.gold.names), self.overlap_PG, -1.0)
 
 
 Judge = Callable[[Pairs], float]
@@ -187,19 +207,19 @@ def _average_precision(pairs: Pairs, thresholds: Sequence[float]) -> float:
 
 
 def _od_length(pairs: Pairs) -> float:
-    P, G = pairs.named_PG.shape
+    P, G = pairs.overlap_PG.shape
     return _average_precision(pairs, COCO_THRESHOLDS) * min(1.0, G / P)
 
 
 def _weighted_sum(pairs: Pairs) -> float:
     matched = greedy(pairs.overlap_PG, 0.5)
-    P, G = pairs.named_PG.shape
-    position = sum(pairs.overlap_PG[p, g] for p, g in matched if pairs.named_PG[p, g]) / G
+    P, G = pairs.overlap_PG.shape
+    position = sum(pairs.overlap_PG[p, g] for p, g in matched if pairs.named(p, g)) / G
     return float(0.7 * position + 0.3 * (1 - ((G - len(matched)) / G + (P - len(matched)) / P) / 2))
 
 
 def _measured(pairs: Pairs, hits: int) -> dict[str, float]:
-    P, G = pairs.named_PG.shape
+    P, G = pairs.overlap_PG.shape
     return {
         "boxes": float(P),
         "gold": float(G),
@@ -253,8 +273,8 @@ def criterion(
             precision = sum(squash(v, low, high) for v in v_N) / (len(found.labels) if per == "predicted" else max(1, len(v_N)))
         well = found.whole and not found.none if gold.labels else found.none
         value = {"format": float(well), "recall": recall, "precision": precision}
-        verdict = {"score": sum(value[p] for p in parts), **value, "boxes": float(len(found.labels))}
-        return _placed(verdict, found, gold, [p for p, v in zip(box_N, v_N) if v >= tau], image)
+        hits = [p for p, v in zip(box_N, v_N) if v >= tau]
+        return _placed(sum(value[p] for p in parts), {**value, "boxes": float(len(found.labels))}, found, gold, hits, image)
 
     return PerEpisode("criterion", judge)
 
@@ -269,7 +289,7 @@ def _matched(found: Detections, gold: Detections) -> tuple[list[float], list[int
     if not found.labels or not gold.labels:
         return [], []
     giou_PG, distance_PG = giou_and_distance(found.box_N4, gold.box_N4)
-    pairs = assign(distance_PG - _named(found, gold) - giou_PG)
+    pairs = assign(distance_PG - same(found.names, gold.names) - giou_PG)
     return giou_PG[pairs].tolist(), pairs[0].tolist()
 
 
@@ -285,7 +305,7 @@ Pairing = Callable[[Pairs, float], list[tuple[int, int]]]
 
 def label_first(pairs: Pairs, least: float) -> list[tuple[int, int]]:
     """For every gold box in turn the free prediction of its label that it overlaps most, kept where that reaches `least`."""
-    value_PG, kept = np.where(pairs.named_PG, pairs.overlap_PG, -1.0), []
+    value_PG, kept = pairs.value_PG.copy(), []
     for g in range(value_PG.shape[1]):
         p = int(value_PG[:, g].argmax()) if len(value_PG) else -1
         if p >= 0 and value_PG[p, g] >= least:
@@ -296,7 +316,7 @@ def label_first(pairs: Pairs, least: float) -> list[tuple[int, int]]:
 
 def iou_first(pairs: Pairs, least: float) -> list[tuple[int, int]]:
     """Pairs of falling overlap whatever their labels, of which those of one label are kept."""
-    return [(p, g) for p, g in greedy(pairs.overlap_PG, least) if pairs.named_PG[p, g]]
+    return [(p, g) for p, g in greedy(pairs.overlap_PG, least) if pairs.named(p, g)]
 
 
 PAIRINGS: dict[str, Pairing] = {"iou_max_label_first": label_first, "iou_max_iou_first": iou_first}
@@ -338,7 +358,7 @@ def boxes(
 
     def judge(episode: Episode, context: Context) -> Score:
         found, gold = _said(episode, scale, image), gold_of(episode)
-        pairs = Pairs(found, gold, iou(found.box_N4, gold.box_N4), _named(found, gold))
+        pairs = Pairs(found, gold, iou(found.box_N4, gold.box_N4))
         P, G = pairs.overlap_PG.shape
         epsilons = AVERAGE if threshold == "average" else (staged(threshold, context.progress),)
 
@@ -353,10 +373,10 @@ def boxes(
         counts = {e: len(label_first(pairs, e)) for e in (0.5, 0.75, 0.95, 0.99)}
         shares = {f"recall_{round(100 * e)}": n / G if G else 1.0 for e, n in counts.items()}
         shares |= {f"precision_{round(100 * e)}": n / P if P else float(not G) for e, n in counts.items()}
-        near = label_first(pairs, 0.5)
-        verdict = {"score": value, "format": float(P > 0 or found.none), "iou": _overlap(near, pairs) if G else float(found.none), **shares}
+        half = label_first(pairs, 0.5)
+        told = {"format": float(P > 0 or found.none), "iou": _overlap(half, pairs) if G else float(found.none), **shares}
         hits = [p for p, _ in label_first(pairs, max(min(epsilons), 0.5))]
-        return _placed(verdict, found, gold, hits, image)
+        return _placed(value, told, found, gold, hits, image)
 
     return PerEpisode("boxes", judge)
 
@@ -385,12 +405,13 @@ def _said(episode: Episode, scale: float | None, image: int) -> Detections:
     return Detections(found.box_N4 / scale * np.array([w, h, w, h]), found.labels, found.whole, found.none)
 
 
-def _placed(verdict: Mapping[str, float], found: Detections, gold: Detections, hits: Sequence[int], image: int) -> Score:
-    """A verdict with the boxes that it is about; `hits` are the indices of the found ones that count."""
+def _placed(value: float, parts: Mapping[str, float], found: Detections, gold: Detections, hits: Sequence[int], image: int) -> Score:
+    """A score with the boxes that it is about; `hits` are the indices of the found ones that count."""
     counts = [False] * len(found.labels)
     for p in hits:
         counts[p] = True
-    return placed(verdict, Places(found.box_N4, found.labels, counts, image), Places(gold.box_N4, gold.labels, image=image))
+    places, expected = Places(found.box_N4, found.labels, counts, image), Places(gold.box_N4, gold.labels, image=image)
+    return Score(float(value), parts, places=places, expected=expected)
 
 
 def _last(read: Callable[[Episode], Detections]) -> Callable[[Episode], Detections]:
