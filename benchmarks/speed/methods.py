@@ -38,14 +38,14 @@ async def read_all(task: Any, policy: Any, env: Any) -> None:
     await policy.branch(READER).act(Observation(messages=user(in_lines(action.value, words(observation.messages)), images=0)))
 
 
-def arms() -> dict[str, dict[str, Any]]:
-    """System -> what it changes of plain GRPO's recipe."""
+def arms(cell: workload.Cell) -> dict[str, dict[str, Any]]:
+    """System -> what it changes of plain GRPO's recipe. ViSurf's label joins the drawn answers, and a micro-batch is a group in all."""
     return {
         "grpo": {},
         "grpo-again": {},
         "papo": {"method": PAPO(beta=0.0)},
         "vppo": {"method": VPPO()},
-        "visurf": {"method": ViSurf(beta=0.0)},
+        "visurf": {"method": ViSurf(beta=0.0), "micro_batch": cell.group_size + 1},
         "vision-sr1": {
             "method": VisionSR1(beta=0.0),
             "program": read_all,
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--out", default=str(Path(__file__).with_suffix(".json")))
     options = parser.parse_args()
     cell = workload.Cell.parse(options.cell)
-    chosen = {k: v for k, v in arms().items() if not options.only or k in ("grpo", *options.only.split(","))}
+    chosen = {k: v for k, v in arms(cell).items() if not options.only or k in ("grpo", *options.only.split(","))}
     seconds: dict[str, list[float]] = {name: [] for name in chosen}
     with measure.single_thread(options.core), measure.quiet(), tempfile.TemporaryDirectory() as made:
         folder = workload.build_checkpoint(Path(made) / "model")

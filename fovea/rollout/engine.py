@@ -27,7 +27,7 @@ from torch import Tensor
 from fovea.envs.answer import Answer
 from fovea.rollout import programs
 from fovea.rollout.given import check_members, given_ids, gold_text
-from fovea.rollout.sampling import Sampling, address, sample, uniforms
+from fovea.rollout.sampling import Sampling, address, logp_of, sample, uniforms
 from fovea.types import Action, Context, Environment, Episode, Group, Message, Observation, Prefix, Score, Segment, Task, Turn
 
 Program = Callable[[Task, "Actor", Any], Awaitable[None]]
@@ -126,7 +126,11 @@ class Units:
 
 @dataclass
 class Call:
-    """One pending or running turn: the row of a cohort."""
+    """One pending or running turn: the row of a cohort.
+
+    Attributes:
+      given: its tokens, where they are said instead of drawn, so that how likely they were is known like that of any other.
+    """
 
     units: Units
     sampling: Sampling
@@ -136,10 +140,11 @@ class Call:
     start: int
     task: Task
     done: asyncio.Future[str]
+    given: tuple[int, ...] = ()
 
     @property
     def n(self) -> int:
-        """Tokens sampled in this turn."""
+        """Tokens of this turn so far."""
         return len(self.units.ids) - self.start
 
 
@@ -201,19 +206,21 @@ class Actor:
         sampling = replace(self._sampling, **overrides)
         if self._episode.role == "greedy":
             sampling = replace(sampling, temperature=0.0)
+        room = self._rollout.room(units, sampling, self._episode.task)
         call = Call(
             units=units,
             sampling=sampling,
-            room=self._rollout.room(units, sampling, self._episode.task),
+            room=room,
             key=address(*self._place, turn),
             turn=turn,
             start=len(units.ids),
             task=self._episode.task,
             done=asyncio.get_running_loop().create_future(),
+            given=await self._given(turn, room) if self._episode.role == "gold" else (),
         )
         self._busy, self._start = True, call.start
         try:
-            stop = await self._give(call) if self._episode.role == "gold" else await self._rollout.submit(call)
+            stop = await self._rollout.submit(call)
         finally:
             self._busy = False
         ids = tuple(units.ids[call.start :])
@@ -223,17 +230,15 @@ class Actor:
         self._episode.stop = stop
         return Action(value=text, token_ids=ids, logp=tuple(units.logp_old[call.start :]), stop=stop)
 
-    async def _give(self, call: Call) -> str:
-        """The gold answer, or what the environment demonstrates, as this turn. How likely it was is for the trainer to say."""
-        policy, task = self._rollout.policy, call.task
-        if call.turn and self.demonstrate is None:
+    async def _given(self, turn: int, room: int) -> tuple[int, ...]:
+        """The gold answer, or what the environment demonstrates, as this turn."""
+        task = self._episode.task
+        if turn and self.demonstrate is None:
             raise RuntimeError(f"task {task.id!r}: its gold answer is one turn, and the episode program asks for another one")
-        ids = given_ids(policy, gold_text(task) if self.demonstrate is None else await programs.settled(self.demonstrate()))
-        if len(ids) > call.room:
-            raise ValueError(f"task {task.id!r}: its gold answer has {len(ids)} tokens; expected at most max_new_tokens = {call.room}")
-        for token in ids:
-            call.units.add(token, 0.0, 0.0, call.turn, policy.version)
-        return "eos"
+        ids = given_ids(self._rollout.policy, gold_text(task) if self.demonstrate is None else await programs.settled(self.demonstrate()))
+        if len(ids) > room:
+            raise ValueError(f"task {task.id!r}: its gold answer has {len(ids)} tokens; expected at most max_new_tokens = {room}")
+        return tuple(ids)
 
     def _observe(self, observation: Observation, turn: int) -> Units:
         """The segment this turn writes to: extended by appended text, opened anew by a replaced history or an appended image."""
@@ -388,6 +393,7 @@ class Rollout:
         self.encoded: dict[tuple[int, ...], tuple[Any, Prefix]] = {}
         self.done = self.tokens = 0
         self.total = sum(len(g.episodes) for g in groups)
+        self.draws = any(e.role != "gold" for g in groups for e in g.episodes)
 
     # -- asked by actors ------------------------------------------------------------------------------------------------------
 
@@ -412,10 +418,18 @@ class Rollout:
         return min(sampling.max_new_tokens, limit - used)
 
     async def submit(self, call: Call) -> str:
-        """Queue the call; returns why the turn stopped."""
+        """Queue the call; returns why the turn stopped. Where nothing is drawn, nobody asks how likely the given answers were."""
+        if call.given and not self.draws:
+            return self.give(call)
         self.pending.append(call)
         self.wake.set()
         return await call.done
+
+    def give(self, call: Call) -> str:
+        """What is given as the turn, whose log-probabilities are left at zero."""
+        for token in call.given:
+            call.units.add(token, 0.0, 0.0, call.turn, self.policy.version)
+        return "eos"
 
     # -- the driver -----------------------------------------------------------------------------------------------------------
 
@@ -554,34 +568,41 @@ class Rollout:
         """One token per row into the books of its segment."""
         uniform_R = uniforms([c.key for c in calls], [c.n for c in calls])
         token_R = torch.empty(len(calls), dtype=torch.long, device=logits_RV.device)
-        kinds: dict[tuple[float, float, int], list[int]] = {}
+        kinds: dict[tuple[bool, float, float, int], list[int]] = {}
         for r, call in enumerate(calls):
-            kinds.setdefault((call.sampling.temperature, call.sampling.top_p, call.sampling.top_k), []).append(r)
-        version = self.policy.version
-        for rows in kinds.values():
+            kinds.setdefault((bool(call.given), call.sampling.temperature, call.sampling.top_p, call.sampling.top_k), []).append(r)
+        version, banned = self.policy.version, self.policy.banned_ids
+        for (given, *_), rows in kinds.items():
             whole = len(kinds) == 1
             index = torch.tensor(rows)
-            held = [calls[r].n < calls[r].sampling.min_new_tokens for r in rows]
-            drawn_R, old_R, behaviour_R = sample(
-                logits_RV if whole else logits_RV[index],
-                uniform_R if whole else uniform_R[index],
-                calls[rows[0]].sampling,
-                self.policy.banned_ids,
-                torch.tensor(held) if any(held) else None,
-                self.policy.eos_ids,
-                self.sampling.temperature,
-            )
-            token_R[index] = drawn_R
-            for r, token, old, behaviour in zip(rows, drawn_R.tolist(), old_R.tolist(), behaviour_R.tolist(), strict=True):
+            own_RV = logits_RV if whole else logits_RV[index]
+            if given:
+                said_R = torch.tensor([calls[r].given[calls[r].n] for r in rows], device=logits_RV.device)
+                old_R = behaviour_R = logp_of(own_RV, said_R, banned, self.sampling.temperature or 1.0)
+            else:
+                held = [calls[r].n < calls[r].sampling.min_new_tokens for r in rows]
+                said_R, old_R, behaviour_R = sample(
+                    own_RV,
+                    uniform_R if whole else uniform_R[index],
+                    calls[rows[0]].sampling,
+                    banned,
+                    torch.tensor(held) if any(held) else None,
+                    self.policy.eos_ids,
+                    self.sampling.temperature,
+                )
+                self.tokens += len(rows)
+                self.engine.counts["tokens"] += len(rows)
+            token_R[index] = said_R
+            for r, token, old, behaviour in zip(rows, said_R.tolist(), old_R.tolist(), behaviour_R.tolist(), strict=True):
                 calls[r].units.add(token, old, behaviour, calls[r].turn, version)
-        self.tokens += len(calls)
-        self.engine.counts["tokens"] += len(calls)
         return token_R
 
     def finished(self, call: Call) -> bool:
         """Whether the turn is complete after its newest token; if so, its program is woken."""
         stop = ""
-        if call.units.ids[-1] in self.policy.eos_ids:
+        if call.given:
+            stop = "eos" if call.n == len(call.given) else ""
+        elif call.units.ids[-1] in self.policy.eos_ids:
             stop = "eos"
         elif call.sampling.stop and self.said_stop(call):
             stop = "stop"

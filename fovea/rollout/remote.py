@@ -209,6 +209,13 @@ class RemoteRollout(Rollout):
         self.shown[prefix.key] = (messages, images)
         return prefix
 
+    async def submit(self, call: Call) -> str:
+        """Servers are not asked for what is given; how likely it was is for the trainer to say, as of all answers from elsewhere."""
+        if not (call.given and self.draws):
+            return await super().submit(call)
+        call.units.remote = True
+        return self.give(call)
+
     def admit(self) -> None:
         """Ask for all queued calls."""
         together: dict[Any, list[Call]] = {}

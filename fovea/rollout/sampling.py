@@ -132,6 +132,15 @@ def sample(
     return token_R, old_R.float(), behaviour_R.float()
 
 
+@torch.no_grad()
+def logp_of(logits_RV: Tensor, token_R: Tensor, banned: Sequence[int] = (), temperature: float = 1.0) -> Tensor:
+    """(R,) float32: `logp_old` of `sample` for tokens that were not drawn."""
+    x_RV = (logits_RV / temperature).double()
+    if banned:
+        x_RV[:, list(banned)] = -torch.inf
+    return torch.log_softmax(x_RV, 1).gather(1, token_R[:, None])[:, 0].float()
+
+
 def block_sums(weight_RV: Tensor) -> Tensor:
     """(R, V) -> (R, ceil(V / BLOCK)) float64 sums of consecutive blocks."""
     R, V = weight_RV.shape

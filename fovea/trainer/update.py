@@ -107,24 +107,21 @@ def trainable(groups: Sequence[Group], group_size: int) -> list[Group]:
 def prepare(policy: Learner, method: Method, groups: Sequence[Group], context: Context, micro_batch: int, team: Team = ALONE) -> Batch:
     """Collate, compute the streams that credit needs (no gradient, once, each process its own rows), and credit.
 
-    Where another engine sampled, `logp_old_BT` becomes the trainer's own log-probs; `logp_behaviour_BT` stays the sampler's. Rows that
-    nobody sampled (the "gold" members of a rollout) get the trainer's as both.
+    Where another engine sampled, `logp_old_BT` becomes the trainer's own log-probs; `logp_behaviour_BT` stays the sampler's, but for rows
+    that nobody sampled (the "gold" members of a rollout), which get the trainer's as both.
     """
     batch = replace(collate(groups), context=context)
 
-    def streams(names: frozenset[str], of_B: Tensor) -> dict[str, Tensor]:
-        mine_B = of_B & (batch.home_B == team.rank)
+    def streams(names: frozenset[str]) -> dict[str, Tensor]:
+        mine_B = batch.home_B == team.rank
         return team.add_rows(evaluate_all(policy, batch, names, micro_batch, mine_B, method.needs.views), batch.home_B)
 
     with torch.no_grad():
-        every_B = torch.ones(batch.B, dtype=torch.bool)
-        given_B = batch.given_B if "gold" in method.needs.members else ~every_B
-        asked_B = every_B if batch.remote else given_B
-        if asked_B.any():
-            logp_BT = streams(frozenset({"logp"}), asked_B)["logp"].to(batch.logp_old_BT.dtype)
-            batch.logp_old_BT = torch.where(asked_B[:, None], logp_BT, batch.logp_old_BT)
-            batch.logp_behaviour_BT = torch.where(given_B[:, None], logp_BT, batch.logp_behaviour_BT)
-        batch.stored = Streams(streams(method.needs.before, every_B), "before")
+        if batch.remote:
+            logp_BT = streams(frozenset({"logp"}))["logp"].to(batch.logp_old_BT.dtype)
+            batch.logp_old_BT = logp_BT
+            batch.logp_behaviour_BT = torch.where(batch.given_B[:, None], logp_BT, batch.logp_behaviour_BT)
+        batch.stored = Streams(streams(method.needs.before), "before")
         batch.adv_BT = method.credit(batch)
     return batch
 

@@ -1,10 +1,13 @@
 """The engine with a real (tiny, random) vision-language model."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from fovea.batch import collate
+from fovea.batch import Streams, collate
 from fovea.envs.zoom import Zoom
+from fovea.methods.visurf import ViSurf
 from fovea.policies.hf_vlm import HFVLM
 from fovea.rollout.engine import Engine
 from fovea.rollout.sampling import Sampling
@@ -62,6 +65,30 @@ def test_sampled_logps_equal_the_trainers(policy, kind, temperature):
     assert not torch.isin(batch.actions_BT[batch.mask_BT > 0], torch.tensor(policy.banned_ids)).any()
     rows = 18 if "zoom" in kind else 9
     assert rows == batch.B
+
+
+def test_a_gold_answer_trains_as_if_the_trainer_had_read_off_its_log_probability(tmp_path):
+    policy = HFVLM.load(build(tmp_path, "qwen2_5_vl", scale=3.0), dtype="float64")
+    asked = [replace(task, answer="7" * (i + 1)) for i, task in enumerate(tasks())]
+    groups = scored(Engine(policy).rollout(asked, 2, Sampling(max_new_tokens=30, temperature=0.7), members=("gold",)))
+    for group in groups:
+        for value, episode in enumerate(group.episodes):
+            episode.score = Score(value / 3)
+    policy.temperature = 0.7
+    batch = collate(groups, dtype=torch.float64)
+    with torch.no_grad():
+        read_BT = policy.evaluate(batch, frozenset({"logp"}))["logp"]
+    assert int(batch.given_B.sum()) == 3 and read_BT[batch.given_B].min() < -3
+    assert (batch.logp_old_BT - read_BT)[batch.given_B].abs().max() < 1e-5
+
+    method, gradients = ViSurf(beta=0.0), []
+    for logp_old_BT in (batch.logp_old_BT, torch.where(batch.given_B[:, None], read_BT, batch.logp_old_BT)):
+        part = replace(batch, logp_old_BT=logp_old_BT)
+        part.adv_BT = method.credit(part)
+        part.totals = part.count(30)
+        loss, _ = method.loss(Streams(policy.evaluate(part, frozenset({"logp"}))), part)
+        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(policy.parameters()), allow_unused=True) if g is not None]))
+    assert (gradients[0] - gradients[1]).norm() < 1e-5 * gradients[1].norm() and gradients[1].norm() > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

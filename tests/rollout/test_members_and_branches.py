@@ -16,7 +16,7 @@ from fovea.rollout.sampling import Sampling
 from fovea.trainer.update import prepare
 from fovea.types import Context, Observation, Task, user
 from fovea.verifiers import Scorer
-from tests.rollout.fake_policy import EOS, IMAGE, FakePolicy, scripted
+from tests.rollout.fake_policy import EOS, IMAGE, FakePolicy, random_logits, scripted
 
 PICTURE = (Image.new("RGB", (4, 4), "red"),)
 
@@ -87,18 +87,47 @@ class Fixed:
         return {name: -0.001 * batch.actions_BT.float() - float(variant == "reference") for name in want}
 
 
-@pytest.mark.parametrize("beta, passes", [(0.0, [2]), (0.1, [2, 6])])
-def test_how_likely_the_label_was_is_read_off_by_the_trainer_and_nothing_else_is(beta, passes):
+def test_how_likely_the_gold_answer_was_is_noted_at_the_trainers_temperature():
+    sampling = Sampling(max_new_tokens=20, temperature=0.5, top_k=3, min_new_tokens=20)
+    groups = Engine(FakePolicy()).rollout([ask(), ask("b", answer="17")], 2, sampling, members=("gold",))
+    for group in groups:
+        (row,) = said(group, "gold")[0].segments
+        sequence = list(row.prefix.data)
+        for token, logp in zip(row.actions.tolist(), row.logp_old.tolist(), strict=True):
+            logits = random_logits(sequence) / 0.5
+            logits[IMAGE] = -torch.inf
+            assert logp == pytest.approx(torch.log_softmax(logits, 0)[token].item(), abs=1e-5)
+            sequence.append(token)
+        assert torch.equal(row.logp_behaviour, row.logp_old)
+
+
+def test_given_answers_are_not_counted_as_generated():
+    plain, joined = Engine(FakePolicy()), Engine(FakePolicy())
+    plain.rollout([ask()], 3, Sampling(max_new_tokens=30))
+    joined.rollout([ask()], 3, Sampling(max_new_tokens=30), members=("gold",))
+    assert joined.counts["tokens"] == plain.counts["tokens"] and joined.counts["prefixes"] == plain.counts["prefixes"] == 1
+
+
+def test_where_nothing_is_drawn_given_answers_cost_no_forward_pass():
+    engine = Engine(FakePolicy())
+    (group,) = engine.rollout([ask()], 0, Sampling(max_new_tokens=20), members=("gold",))
+    (row,) = group.episodes[0].segments
+    assert row.actions.tolist() == [*b"<answer>7</answer>", EOS] and not row.logp_old.any()
+    assert engine.counts["prefills"] == engine.counts["decode_steps"] == 0
+
+
+@pytest.mark.parametrize("beta, remote, passes", [(0.0, False, []), (0.1, False, [6]), (0.0, True, [6]), (0.1, True, [6, 6])])
+def test_the_trainer_reads_off_how_likely_answers_were_only_where_they_came_from_elsewhere(beta, remote, passes):
     with Scorer() as scorer:
         groups = Engine(FakePolicy()).rollout([ask(), ask("b")], 2, Sampling(max_new_tokens=20), members=("gold",), score=scorer)
-    policy = Fixed()
+    for segment in [s for g in groups for e in g.episodes for s in e.segments]:
+        segment.remote = remote
+    policy, noted = Fixed(), collate(groups)
     batch = prepare(policy, ViSurf(beta=beta), groups, Context(), micro_batch=8)
-    drawn = collate(groups).logp_old_BT
     assert policy.rows == passes and batch.given_B.tolist() == [False, False, True] * 2
-    label = batch.logp_old_BT[2, : batch.length_B[2]]
-    assert torch.allclose(label, -0.001 * batch.actions_BT[2, : batch.length_B[2]].float())
+    assert torch.equal(batch.logp_old_BT, -0.001 * batch.actions_BT.float() if remote else noted.logp_old_BT)
     assert torch.equal(batch.logp_behaviour_BT[batch.given_B], batch.logp_old_BT[batch.given_B])
-    assert torch.equal(batch.logp_old_BT[~batch.given_B], drawn[~batch.given_B])
+    assert torch.equal(batch.logp_behaviour_BT[~batch.given_B], noted.logp_behaviour_BT[~batch.given_B])
 
 
 @pytest.mark.parametrize(
