@@ -3,8 +3,8 @@
 The task's gold answer y joins its group: G drawn answers and one label, all scored by the same verifier. Over these G + 1 members,
     A_i = (r_i − mean_g r) / (std_g r + ε)
     loss = (1/(G+1)) Σ_i (1/|y_i|) Σ_t [−min(ρ_it A_i, clip(ρ_it, 1−ε_lo, 1+ε_hi) A_i) + β k3(π_θ ‖ π_ref)]
-With π_old(y) read off by teacher forcing beside the drawn answers, ρ is 1 at the first update, and the label's gradient is supervised finetuning weighted by A_y:
-large where the policy fails, none where it succeeds. Three controls of the label's reward:
+With π_old(y) read off by teacher forcing beside the drawn answers, ρ is 1 at the first update, and the label's gradient is supervised
+finetuning weighted by A_y: large where the policy fails, none where it succeeds. Three controls of the label's reward:
     aligning        the label is written in the policy's own style (fovea.rollout.given.answer_text)
     no thinking     the label has no thought, so it earns no reward for one (`thinking`, `label_thinks`)
     smoothing       where max_j r_j ≥ r_y among the drawn answers, r_y becomes their mean: A_y = 0, pure reinforcement (`smoothing`)

@@ -87,7 +87,8 @@ def test_a_gold_answer_trains_as_if_the_trainer_had_read_off_its_log_probability
         part.adv_BT = method.credit(part)
         part.totals = part.count(30)
         loss, _ = method.loss(Streams(policy.evaluate(part, frozenset({"logp"}))), part)
-        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(policy.parameters()), allow_unused=True) if g is not None]))
+        found = torch.autograd.grad(loss, list(policy.parameters()), allow_unused=True)
+        gradients.append(torch.cat([g.flatten() for g in found if g is not None]))
     assert (gradients[0] - gradients[1]).norm() < 1e-5 * gradients[1].norm() and gradients[1].norm() > 0
 
 

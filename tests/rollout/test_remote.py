@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -80,6 +81,16 @@ def test_same_seeds_same_tokens_as_the_local_engine(protocol, program):
     assert all(s.remote for g in remote for e in g.episodes for s in e.segments)
     assert engine.counts["updates"] == 1 and engine.counts["resent"] == 0
     assert len({stop for e in books(remote) for *_, stop in e} & {"eos", "stop", "length"}) >= 2
+
+
+def test_no_server_is_asked_for_what_is_given():
+    mine, told = SavedPolicy(3), [replace(ask("a"), answer="7"), replace(ask("b", 1), answer="17")]
+    local = Engine(mine).rollout(told, 2, Sampling(max_new_tokens=25), members=("gold",))
+    with serving(SavedPolicy(0)) as (url, _):
+        engine = RemoteEngine(mine, Remote(url, **QUICK))
+        remote = engine.rollout(told, 2, Sampling(max_new_tokens=25), members=("gold",))
+    assert books(remote) == books(local) and all(g.episodes[-1].segments[0].remote for g in remote)
+    assert engine.counts["tokens"] == sum(e.length for g in remote for e in g.episodes if e.role == "sample")
 
 
 def test_members_of_a_group_are_asked_for_at_once():

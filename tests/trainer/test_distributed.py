@@ -33,6 +33,7 @@ SAME = {
     "ppo": {"method": "ppo", "eval_tasks": 3, "eval_every": 1, "steps": 3},
     "frozen": {"freeze": ["tower", "projector"], "group_size": 2, "tasks_per_step": 3},
     "sft": {"method": "sft", "steps": 3},
+    "visurf": {"method": "visurf", "sampling__max_new_tokens": 24, "updates_per_rollout": 2, "steps": 3},
     "dpo": {"method": "dpo", "steps": 3},
     "lora": {"lora__rank": 4, "lora__where": "both", "method__beta": 0.05},
     "fsdp": {"parallel": "fsdp", "method__beta": 0.05},
@@ -41,6 +42,7 @@ SAME = {
     "fsdp-tower": {"parallel": "fsdp", "lora__rank": 4, "lora__where": "tower", "weight_decay": 0.1, "steps": 3},
     "fsdp-both": {"parallel": "fsdp", "lora__rank": 4, "lora__where": "both", "method__beta": 0.05, "steps": 3},
     "fsdp-text": {"parallel": "fsdp", "data": "text", "weight_decay": 0.1, "steps": 3},
+    "fsdp-papo": {"parallel": "fsdp", "method": "papo", "method__masked_gradient": True, "steps": 3},
     "fsdp-dpo": {"parallel": "fsdp", "method": "dpo", "steps": 3},
     "fsdp-frozen": {"parallel": "fsdp", "freeze": ["tower", "projector"], "group_size": 2, "tasks_per_step": 3, "updates_per_rollout": 2},
 }

@@ -32,6 +32,11 @@ def score(name, answer, gold, step=0, **params):
         ('[{"bbox_2d": [1, 2, 3], "label": "cat"}]', (), False, False),
         ('[{"bbox_2d": [1, 2, 3, 4]}]', (), False, False),
         ('[{"bbox_2d": [3, 2, 1, 4], "label": "cat"}]', (), True, False),  # corners the wrong way round
+        ('[{"bbox_2d": [1, 2, 3, 1e10], "label": "cat"}, {"bbox_2d": [1, 2, 3.5, 4], "label": " dog "}]', ("dog",), False, False),
+        ('[{"bbox_2d": [1, NaN, 3, 4], "label": "cat"}]', (), False, False),
+        ('[{"bbox_2d": [3, 2, 1, Infinity], "label": "cat"}]', (), False, False),
+        ('[{"bbox_2d": [true, 2, 3, 4], "label": "cat"}]', (), False, False),
+        (f'[{{"bbox_2d": [1, 2, 1{"0" * 400}, 4], "label": "cat"}}]', (), False, False),
         ("cat 1 2 3 4; red dog: [5, 6, 7, 8]", ("cat", "red dog"), True, False),
         ("1 2 3 4", (), False, False),
         ("None", (), True, True),
@@ -65,6 +70,53 @@ def iou_of(share):
 )
 def test_weighted_sum_by_hand(found, expected):
     assert score("detection", found, boxes(("a", A), ("b", B)), reward="weighted_sum").value == pytest.approx(expected)
+
+
+def plain_weighted_sum(found, gold):
+    """(value, f1) by loops: pairs of falling overlap, each box once; what is not wider and higher than a pixel is no overlap."""
+
+    def area(box):
+        return (box[2] - box[0]) * (box[3] - box[1])
+
+    def overlap(p, g):
+        (_, a), (_, b) = found[p], gold[g]
+        w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+        inner = w * h if w > 1 and h > 1 else 0
+        return inner / (area(a) + area(b) - inner)
+
+    def named(p, g):
+        return found[p][0].strip().lower() == gold[g][0].strip().lower()
+
+    def matched(pairs):
+        kept = []
+        for p, g in sorted(pairs, key=lambda pair: -overlap(*pair)):
+            if all(p != q and g != h for q, h in kept):
+                kept.append((p, g))
+        return kept
+
+    P, G = len(found), len(gold)
+    near = [(p, g) for p in range(P) for g in range(G) if overlap(p, g) >= 0.5]
+    pairs, hits = matched(near), len(matched([pair for pair in near if named(*pair)]))
+    position = sum(overlap(*pair) for pair in pairs if named(*pair)) / G
+    return 0.7 * position + 0.3 * (1 - ((G - len(pairs)) / G + (P - len(pairs)) / P) / 2), 2 * hits / (P + G)
+
+
+corner, side = st.integers(0, 6), st.integers(1, 6)
+some_boxes = st.lists(
+    st.tuples(
+        st.sampled_from(["cat", "Cat ", "dog"]), st.tuples(corner, corner, side, side).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(found=some_boxes, gold=some_boxes)
+def test_weighted_sum_equals_plain_loops(found, gold):
+    result = score("detection", boxes(*found), boxes(*gold), reward="weighted_sum")
+    assert (result.value, result.parts["f1"]) == pytest.approx(plain_weighted_sum(found, gold), abs=1e-12)
+    assert sum(result.places.hits) == pytest.approx(result.parts["f1"] * (len(found) + len(gold)) / 2)
 
 
 def test_boxes_behind_the_hits_are_free_under_ap_and_not_under_od_length():
