@@ -38,6 +38,7 @@ class Listed:
 
 ENVIRONMENTS: dict[str, Listed] = {
     "cards": Listed("fovea.envs.cards:Cards", "card games: NumberLine, EZPoints, Points24, Blackjack", "cards:points24"),
+    "house": Listed("fovea.envs.house:House", "walks through a house by instructions, in the first person", "house:near"),
     "zoom": Listed("fovea.envs.zoom:Zoom", "a question about a picture, with a tool that enlarges a part of it", "zoom"),
 }
 """Every environment that a recipe may name."""

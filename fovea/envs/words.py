@@ -1,4 +1,4 @@
-"""Which action does a text name?"""
+"""Which action does a text name? Replies are short (``<answer>left</answer>``) or in JSON (``{"thoughts": ..., "action": "left"}``)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from fovea.verifiers.parse import extract_answer
+
+REPLIES = ("short", "json")
 FIELD = '"action":'
+
+
+def answered(text: str, reply: str) -> str:
+    """The part of a reply that says what is done."""
+    return after_field(text) if reply == "json" else extract_answer(text) or ""
 
 
 def last_named(text: str, actions: Sequence[str]) -> int | None:

@@ -16,6 +16,7 @@ SOURCES: dict[str, str] = {
     "absent": "fovea.tasks.absent:Absent",
     "bars": "fovea.tasks.bars:Bars",
     "cards": "fovea.tasks.cards:Deals",
+    "house": "fovea.tasks.house:Walks",
 }
 """Procedural sources by name. ``data="NAME:what"`` calls the class method ``named(what, split, seed)``; split is "train" or "heldout"."""
 

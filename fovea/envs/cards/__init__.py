@@ -20,13 +20,11 @@ import numpy as np
 from PIL.Image import Image
 
 from fovea.envs.cards.games import GAMES, Game
-from fovea.envs.words import after_field, only_named
+from fovea.envs.words import REPLIES, answered, only_named
 from fovea.types import Action, Observation, Task, user
-from fovea.verifiers.parse import extract_answer
 
-__all__ = ["GAMES", "REPLIES", "Cards"]
+__all__ = ["GAMES", "Cards"]
 
-REPLIES = ("short", "json")
 LOOK, DRAW, RANDOM, SLIP = range(4)  # what a random number is for
 
 
@@ -38,7 +36,7 @@ class Cards:
     Args:
       game: one of `GAMES`.
       side: of the square picture in pixels.
-      reply: one of `REPLIES`.
+      reply: "short" or "json".
       slips: share of the turns in which `demonstrate` takes one number in the picture for another.
     """
 
@@ -60,9 +58,7 @@ class Cards:
         return self._look()
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        text = str(action.value)
-        said = after_field(text) if self.reply == "json" else extract_answer(text) or ""
-        named = only_named(said, self.game.actions)
+        named = only_named(answered(str(action.value), self.reply), self.game.actions)
         index = named if named is not None else int(self._rng(RANDOM).integers(len(self.game.actions)))
         reward, terminated, truncated = self.game.step(self.game.actions[index])
         self.turn += 1
