@@ -37,7 +37,7 @@ class PAPO:
     """Hyperparameters.
 
     Attributes:
-      gamma: γ; the paper's scripts have 0.02 on GRPO and 0.01 on DAPO, 0.04 collapses there. Small models need 0.05 to 0.1.
+      gamma: γ; the paper's scripts have 0.02 on GRPO and 0.01 on DAPO, 0.04 collapses there. Small models need 0.1 to 0.5.
       eta, eta_masked: η₁ and η₂, off by default as in the code; 0.05 (7B with γ 0.02) or 0.03 (without a KL to the reference).
       mask_probability, mask_patch, mask_per: of the second reading's pictures; see fovea.views.PatchMask.
       masked_gradient: take the second reading with gradient in every update.

@@ -3,9 +3,9 @@
     >>> Hints.named("count", "train", 0)[0].prompt[0]["content"][-1]["text"]
     'Hint: 2. How many circles are there?'
 
-In training the hint is the answer in 17 of 20 tasks, else the answer to another question of the family; held out it always is that of
-another one. ``kept:count,colour`` keeps the hint as good when held out; ``noisy:count,colour`` is for warm starts: `meta["response"]` looks
-first in half of the tasks and repeats the hint in the others.
+In training the hint is the answer in 17 of 20 tasks, else the answer to the same question about another picture; held out it always is
+that. ``kept:count,colour`` keeps the hint as good when held out. ``noisy:count,colour`` is for warm starts: `meta["response"]` looks at the
+picture in half of the tasks; in the others it describes, where it should look, another picture for which the hint is right.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fovea.math.options import check
-from fovea.tasks.worlds import SPLITS, World, describe, draw_item, gold_response, make
+from fovea.tasks.worlds import FAMILIES, SPLITS, World, describe, make
+from fovea.tasks.worlds.families import Item
 from fovea.types import Task, user
 
 RIGHT = 0.85
@@ -29,14 +30,22 @@ def hinted(task: Task, index: int, form: str, seed: int) -> Task:
     family, split = task.meta["family"], task.meta["split"]
     rng = np.random.default_rng([seed, FORMS.index(form), SPLITS.index(split), index])
     right = rng.random() < (0.0 if form == "broken" and split == "heldout" else RIGHT)
-    other, _ = draw_item(family, int(rng.integers(2**40)), split, seed)
-    hint = task.meta["gold"] if right else other.gold
-    looked = f"<think>{describe(task)}</think>{gold_response(task)}"
-    response = f"<answer>{hint}</answer>" if form == "noisy" and rng.random() >= LOOKS else looked
     question = task.prompt[0]["content"][-1]["text"]
+    hint = task.meta["gold"] if right else another(family, question, rng).gold
+    imagines = form == "noisy" and rng.random() >= LOOKS
+    look = another(family, question, rng, gold=hint).look if imagines else describe(task)
+    response = f"<think>{look}</think><answer>{hint if imagines else task.meta['gold']}</answer>"
     return replace(
         task, id=f"hint/{form}/{task.id}", prompt=user(f"Hint: {hint}. {question}"), meta={**task.meta, "hint": hint, "response": response}
     )
+
+
+def another(family: str, question: str, rng: np.random.Generator, gold: str | None = None) -> Item:
+    """An item for which the same is asked; with `gold`, one that has this answer."""
+    while True:
+        item = FAMILIES[family].sample(rng, int(rng.integers(1, 4)))
+        if item.question == question and gold in (None, item.gold):
+            return item
 
 
 @dataclass(frozen=True)

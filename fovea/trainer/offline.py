@@ -38,7 +38,7 @@ class Offline:
 
         seen = shared(self.team, tasks, make)
         self.unscored = [g for g in seen if any(e.error for e in g.episodes)]
-        groups = [g for g in seen if g not in self.unscored]
+        groups = [g for g in seen if not any(e.error for e in g.episodes)]
         if not groups:
             raise NothingToTrain(why(seen, 1, None))
         made = produced(groups)

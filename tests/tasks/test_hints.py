@@ -41,12 +41,19 @@ def test_the_hint_stands_before_the_question_and_nothing_else_changes():
     assert hinted.images[0].tobytes() == plain.images[0].tobytes()
 
 
-def test_a_warm_start_looks_in_half_of_the_tasks_and_repeats_the_hint_in_the_others():
-    tasks = [Hints.named("noisy:count,colour", "train", 0)[i] for i in range(N)]
-    repeats = [t for t in tasks if not t.meta["response"].startswith("<think>")]
-    assert 0.4 < len(repeats) / N < 0.6
-    assert all(t.meta["response"] == f"<answer>{t.meta['hint']}</answer>" for t in repeats)
-    assert all(score(t, t.meta["response"]) == 1.0 for t in tasks if t not in repeats)
+def test_a_warm_start_looks_in_half_of_the_tasks_and_imagines_what_fits_the_hint_in_the_others():
+    tasks = [Hints.named("noisy:count,colour,chart", "train", 0)[i] for i in range(N)]
+    imagines = [t for t in tasks if f"<think>{t.meta['look']}</think>" not in t.meta["response"]]
+    assert 0.4 < len(imagines) / N < 0.6
+    assert all(t.meta["response"].endswith(f"</think><answer>{t.meta['hint']}</answer>") for t in imagines)
+    assert all(score(t, t.meta["response"]) == 1.0 for t in tasks if t not in imagines)
+    counts = [t for t in imagines if t.source == "count"]
+    assert counts and all(str(t.meta["hint"]) in t.meta["response"].split("</think>")[0] or t.meta["hint"] == "0" for t in counts)
+
+
+def test_a_wrong_hint_answers_the_same_question():
+    of_charts = [Hints.named("chart", "heldout", 0)[i] for i in range(N)]
+    assert all(t.meta["hint"].isdigit() == t.meta["gold"].isdigit() for t in of_charts)
 
 
 def test_names_lead_to_sources_and_wrong_ones_are_named():
