@@ -13,18 +13,28 @@ import torch
 from fovea import starts
 from fovea.device import check as check_device
 from fovea.envs.resolve import environment
+from fovea.policies import control
 from fovea.recipe import Recipe
+from fovea.report.metrics import headline, judged
 from fovea.trainer import checkpoint as ckpt
 from fovea.trainer.distributed import ALONE, Team
 from fovea.trainer.evaluation import Evaluation
 from fovea.trainer.evaluation import evaluate as run_evaluation
+from fovea.trainer.off_policy import OffPolicy, Stream, spare
 from fovea.trainer.offline import Offline
 from fovea.trainer.on_policy import OnPolicy
+from fovea.trainer.replay import ReplayBuffer
 from fovea.trainer.session import OnStep, Session
 from fovea.types import Task
 
 if TYPE_CHECKING:
     from fovea.policies.hf_vlm import HFVLM
+
+
+NETWORK = "network"
+"""The model that is made for the simulator in `data`."""
+JUDGED = 16
+"""Held-out episodes of a simulator that are played at a time."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +45,12 @@ class Run:
       path: the run folder.
       policy: the trained policy, ready for `predict`.
       metrics: one flat dict per step.
-      before, after: held-out accuracy (mean over sources) at the start and at the end; NaN without evaluation.
+      before, after: held-out accuracy (mean over sources), of a simulator the return, at the start and at the end; NaN without evaluation.
       train_seconds: wall time of rollouts and updates, evaluation and logging excluded.
     """
 
     path: Path
-    policy: HFVLM
+    policy: Any
     metrics: list[dict[str, float]]
     before: float
     after: float
@@ -49,7 +59,7 @@ class Run:
 
 def load_policy(model: str | Path = "tiny", **options: Any) -> HFVLM:
     """A language policy from "tiny", a checkpoint folder, a run folder (its last checkpoint), or "SLUG:NAME", the model that a recipe makes
-    (`fovea.starts`). Options as in `HFVLM.load`.
+    (`fovea.starts`). Options as in `HFVLM.load`. A folder that holds the network of a simulator gives that; it has no options.
     """
     from transformers.utils.logging import disable_progress_bar
 
@@ -59,7 +69,8 @@ def load_policy(model: str | Path = "tiny", **options: Any) -> HFVLM:
     check_device(options.get("device", "cpu"))
     given = starts.folder(str(model)) if starts.recipe(model) else model
     found = ckpt.find(Path(given))
-    return HFVLM.load(found.model if found else given, **options)
+    folder = found.model if found else given
+    return control.load(Path(folder)) if control.saved(Path(folder)) else HFVLM.load(folder, **options)
 
 
 def train(
@@ -133,7 +144,8 @@ def _train(recipe: Recipe, start: Start, on_step: OnStep | None, quiet: bool, te
     if checkpoint is not None and forked:
         start.check(recipe, checkpoint)
     source, heldout = build_sources(recipe)
-    policy = build_policy(recipe, checkpoint.model if checkpoint else None, team.device)
+    check_simulator(recipe, source, team)
+    policy = build_policy(recipe, checkpoint.model if checkpoint else None, team.device, source)
     hashes = origin.hashes(policy, source, heldout if recipe.eval_tasks else None)  # by every process, which then knows its pictures
     team.place(policy, recipe.parallel)
     if team.sharded and (unable := whole_only(recipe)):
@@ -141,20 +153,22 @@ def _train(recipe: Recipe, start: Start, on_step: OnStep | None, quiet: bool, te
     opened = team.only_main(RunFolder, path, rollout_every=recipe.log_every, sinks=recipe.sinks)
     with opened as folder, build_scorer(recipe) as scorer:
         folder.describe(recipe.to_json())
-        engine = build_engine(recipe, policy)
-        collector = build_collector(recipe, policy, source, engine, scorer, team)
+        engine = build_engine(recipe, policy, source)
+        collector = build_collector(recipe, policy, source, engine, scorer, team, path)
         console: Any = team.only_main(Console, recipe, recipe.steps, quiet=quiet)
         tasks = heldout_tasks(heldout, recipe.eval_tasks)
+        judge = judging_engine(recipe, policy, heldout, len(tasks)) if simulated(source) else engine
 
         def assess(progress: Any) -> tuple[dict[str, float], list[Any]]:
             result = run_evaluation(
-                engine,
+                judge,
                 tasks,
                 scorer,
                 sampling=recipe.sampling,
                 temperature=recipe.eval_temperature,
                 on_progress=progress,
                 team=team,
+                unit="return" if simulated(source) else "accuracy",
             )
             return result.metrics(), result.groups
 
@@ -171,6 +185,7 @@ def _train(recipe: Recipe, start: Start, on_step: OnStep | None, quiet: bool, te
             hashes,
             origin.surroundings(recipe, team.size),
             origin.Watch(source, heldout) if team.main else None,
+            collector if isinstance(collector, OffPolicy) else None,
         )
         if checkpoint is not None and forked:
             session.fork(checkpoint, {"run": start.run})
@@ -187,7 +202,7 @@ def _train(recipe: Recipe, start: Start, on_step: OnStep | None, quiet: bool, te
                     folder.write_report()
         rows = team.from_main(folder.read_metrics)
     team.unshard()
-    scores = [r["eval/accuracy"] for r in rows if "eval/accuracy" in r]
+    scores = [headline(r) for r in rows if judged(r)]
     nan = float("nan")
     return Run(path, policy, rows, scores[0] if scores else nan, scores[-1] if scores else nan, state.train_seconds)
 
@@ -266,10 +281,10 @@ class Start:
         """Refuse changes of a recipe that the weights of a checkpoint do not fit.
 
         Raises:
-          ValueError: another model, or other adapters.
+          ValueError: another model, other adapters, or another network.
         """
         then, now = checkpoint.state["recipe"], ckpt.plain(recipe.to_json())
-        changed = [f"{k} = {now[k]!r} here, {then.get(k)!r} there" for k in ("model", "lora") if now[k] != then.get(k)]
+        changed = [f"{k} = {now[k]!r} here, {then.get(k)!r} there" for k in ("model", "lora", "network") if now[k] != then.get(k)]
         if changed:
             raise ValueError(f"fork of {self.run}: {'; '.join(changed)}; expected the same, because the weights are taken over")
 
@@ -330,14 +345,16 @@ def evaluate(
     """
     recipe = resolve(data, **changes) if isinstance(data, Recipe) else resolve("grpo", data=data, **changes)
     check_device(recipe.device)
-    _, heldout = build_sources(recipe)
+    source, heldout = build_sources(recipe)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     with Team.join(recipe.device) as team, build_scorer(recipe) as scorer:
         policy = load_policy(model, dtype=recipe.dtype, device=team.device) if isinstance(model, (str, Path)) else model
-        engine = build_engine(recipe, policy)
         items = heldout_tasks(heldout, tasks)
-        return run_evaluation(engine, items, scorer, sampling=recipe.sampling, temperature=temperature, samples=samples, team=team)
+        played = simulated(source)
+        engine = judging_engine(recipe, policy, heldout, len(items)) if played else build_engine(recipe, policy)
+        asked = {"sampling": recipe.sampling, "temperature": temperature, "samples": samples}
+        return run_evaluation(engine, items, scorer, **asked, team=team, unit="return" if played else "accuracy")
 
 
 # -- assembling a run from its recipe -------------------------------------------------------------------------------------------
@@ -374,14 +391,74 @@ def policy_options(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def build_policy(recipe: Recipe, model: Path | None = None, device: str | None = None) -> HFVLM:
-    """The recipe's policy with its own weights or those of the checkpoint `model`, on `device` (default: the recipe's)."""
+def simulated(source: Any) -> bool:
+    """Whether tasks of a source are played in copies of a simulator that step together."""
+    return hasattr(source, "vector")
+
+
+def check_simulator(recipe: Recipe, source: Any, team: Team = ALONE) -> None:
+    """Refuse what does not go together with a simulator, or without one.
+
+    Raises:
+      ValueError: with the field, what was found and what was expected.
+    """
+    if not simulated(source):
+        asked = {"model": recipe.model == NETWORK, "method": recipe.method.needs.data == "replay", "horizon": recipe.horizon > 0}
+        if wrong := [f"{name} = {getattr(recipe, name)!r}" for name, found in asked.items() if found]:
+            raise ValueError(f"{wrong[0]} without a simulator; expected data='gym:ID', found {recipe.data!r}")
+        return
+    if recipe.model != NETWORK and not control.saved(Path(recipe.model)):
+        raise ValueError(
+            f"model = {recipe.model!r} cannot act in a simulator; expected model={NETWORK!r}, or a folder with one that was saved"
+        )
+    alone = {
+        "device": "cpu",
+        "dtype": "float32",
+        "engine": "local",
+        "optimizer": "adamw",
+        "offload": (),
+        "program": None,
+        "environment": None,
+    }
+    if wrong := [
+        f"{name} = {getattr(recipe, name)!r}, expected {value!r}" for name, value in alone.items() if getattr(recipe, name) != value
+    ]:
+        raise ValueError(f"with a simulator: {'; '.join(wrong)}")
+    if team.size > 1:
+        raise ValueError(f"{team.size} processes with a simulator; expected one: its copies step together in a single process")
+
+
+def build_network(recipe: Recipe, model: Path | None, source: Any) -> Any:
+    """A simulator's policy: made for its spaces from the recipe's seed, or that of a folder."""
+    made = control.load(Path(recipe.model)) if recipe.model != NETWORK else None
+    if made is None:
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(recipe.seed)
+            made = control.build(recipe.method.needs.policy, source.spaces(source.vector(1)), recipe.network)
+    if needs_reference(recipe):
+        made.set_reference()
+    if model is not None:
+        made.load_state_dict(control.load(model).state_dict())
+    return made
+
+
+def needs_reference(recipe: Recipe) -> bool:
+    return any(n.startswith("reference/") for n in recipe.method.needs.before | recipe.method.needs.loss)
+
+
+def build_policy(recipe: Recipe, model: Path | None = None, device: str | None = None, source: Any = None) -> Any:
+    """The recipe's policy with its own weights or those of the checkpoint `model`, on `device` (default: the recipe's).
+
+    `source` is that of the training tasks, if it is a simulator.
+    """
+    if simulated(source):
+        return build_network(recipe, model, source)
     device = device or recipe.device
     fresh = {"lora": recipe.lora, "seed": recipe.seed} if model is None else {}
     policy = load_policy(model or recipe.model, **{**policy_options(recipe), "device": device}, **fresh)
     policy.temperature = recipe.sampling.temperature or 1.0
     policy.offload_activations = "activations" in recipe.offload
-    if any(n.startswith("reference/") for n in recipe.method.needs.before | recipe.method.needs.loss):
+    if needs_reference(recipe):
         if model is None or policy.model.adapters:
             policy.set_reference()
         else:
@@ -436,9 +513,20 @@ def own_parts(recipe: Recipe) -> dict[str, Any]:
     return parts
 
 
-def build_engine(recipe: Recipe, policy: HFVLM) -> Any:
+def judging_engine(recipe: Recipe, policy: Any, heldout: Any, tasks: int) -> Any:
+    """Plays held-out episodes of a simulator in copies of its own, so that those that train go on undisturbed."""
+    from fovea.rollout.vector import VectorEngine
+
+    return VectorEngine(policy, heldout.vector(max(1, min(JUDGED, tasks))), recipe.seed)
+
+
+def build_engine(recipe: Recipe, policy: Any, source: Any = None) -> Any:
     from fovea.rollout.engine import Engine
 
+    if simulated(source):
+        from fovea.rollout.vector import VectorEngine
+
+        return VectorEngine(policy, source.vector(recipe.max_rows), recipe.seed, senses=policy.senses)
     parts = own_parts(recipe)
     if recipe.engine == "local":
         return Engine(policy, seed=recipe.seed, max_rows=recipe.max_rows, **parts)
@@ -447,14 +535,31 @@ def build_engine(recipe: Recipe, policy: HFVLM) -> Any:
     return RemoteEngine(policy, recipe.engine, seed=recipe.seed, max_rows=recipe.max_rows, **parts)
 
 
-def build_collector(recipe: Recipe, policy: HFVLM, source: Any, engine: Any, scorer: Any, team: Team = ALONE) -> OnPolicy | Offline:
+def build_collector(
+    recipe: Recipe, policy: Any, source: Any, engine: Any, scorer: Any, team: Team = ALONE, path: Path | None = None
+) -> OnPolicy | Offline | Stream | OffPolicy:
     from fovea.tasks.gates import DynamicSampling
     from fovea.tasks.samplers import Shuffled
 
+    if recipe.horizon:
+        stream = Stream(recipe, engine, source.anywhere)
+        return stream if recipe.method.needs.data == "rollout" else build_off_policy(recipe, policy, source, stream, path or Path())
     sampler = Shuffled(source, seed=recipe.seed)
     if recipe.method.needs.data != "rollout":
         return Offline(recipe, policy, sampler, pairs=recipe.method.needs.data == "pairs", team=team, engine=engine)
     return OnPolicy(recipe, engine, sampler, scorer, DynamicSampling() if recipe.dynamic_sampling else None, team)
+
+
+def build_off_policy(recipe: Recipe, policy: Any, source: Any, stream: Stream, path: Path) -> OffPolicy:
+    """The loop around a replay, in the folder of the run."""
+    from fovea.trainer.update import Adam
+
+    adam = Adam(recipe.learning_rate, weight_decay=recipe.weight_decay, betas=recipe.betas, max_grad_norm=recipe.max_grad_norm)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(recipe.seed + 1)
+        state = recipe.method.init(policy, adam)
+    replay = ReplayBuffer(path / "replay", recipe.replay.size, recipe.max_rows, spare(recipe), source.stack)
+    return OffPolicy(recipe, stream, replay, control.Random(source.spaces(stream.engine.envs)), state)
 
 
 def load_part(part: Any) -> Any:

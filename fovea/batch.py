@@ -34,7 +34,8 @@ class Needs:
       members: extra group members: "greedy" (ReMax), rolled out and scored; "gold" (ViSurf), the task's gold answer, scored and trained on.
       parts: reward parts that `credit` reads in `batch.parts_E`.
       extras: tensors that `credit` reads in `batch.extras`; the episode program marks them (`Actor.mark`).
-      data: "rollout", or what the offline loop reads: "responses" (SFT) or "pairs" (DPO).
+      data: "rollout", what the offline loop reads, "responses" (SFT) or "pairs" (DPO), or "replay": windows of recorded episodes.
+      policy: the kind of policy that is made for a simulator, a key of `fovea.policies.control.KINDS`.
       unit: "row", or "group" when the loss couples the rows of a group, which then never straddle micro-batches.
     """
 
@@ -45,6 +46,7 @@ class Needs:
     parts: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
     data: str = "rollout"
+    policy: str = "actor-critic"
     unit: str = "row"
 
 
@@ -327,6 +329,7 @@ class Windows:
       actions: (B, L) or (B, L, A).
       reward_BL: what the environment paid for each unit.
       ended_BL: bool, the episode terminated with this unit; one that was cut did not.
+      key: address of the draws that a method makes on this batch.
       extras: what else was recorded of each unit, (B, L, ...).
     """
 
@@ -334,13 +337,18 @@ class Windows:
     actions: Tensor
     reward_BL: Tensor
     ended_BL: Tensor
+    key: int = 0
     extras: dict[str, Tensor] = field(default_factory=dict)
+
+    def noise(self, *shape: int) -> Tensor:
+        """Standard normal numbers, the same for the same key."""
+        return torch.randn(shape, generator=torch.Generator().manual_seed(self.key >> 1))
 
     @classmethod
     def join(cls, parts: Sequence[Windows]) -> Windows:
         """Windows of several buffers as one batch: demonstrations and the policy's own episodes, half and half."""
         streams = {n: torch.cat([getattr(p, n) for p in parts]) for n in ("obs", "actions", "reward_BL", "ended_BL")}
-        return cls(**streams, extras={n: torch.cat([p.extras[n] for p in parts]) for n in parts[0].extras})
+        return cls(**streams, key=parts[0].key, extras={n: torch.cat([p.extras[n] for p in parts]) for n in parts[0].extras})
 
 
 @runtime_checkable
@@ -359,6 +367,23 @@ class Method(Protocol):
     def credit(self, batch: Batch) -> Tensor: ...
 
     def loss(self, out: Streams, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+@runtime_checkable
+class OffPolicyMethod(Protocol):
+    """What is learned from recorded episodes, with several optimizers? A frozen dataclass of hyperparameters with two functions.
+
+    `init(policy, adam)` makes everything that changes while training; `adam.build(module)` makes an optimizer as the recipe says. `update`
+    takes one batch of windows and changes the state; its metrics are scalars without gradient. Methods that explore otherwise than by
+    sampling have `explore(context)`, which sets `policy.exploration` before a rollout.
+    """
+
+    @property
+    def needs(self) -> Needs: ...
+
+    def init(self, policy: Any, adam: Any) -> Any: ...
+
+    def update(self, state: Any, batch: Windows) -> tuple[Any, dict[str, Tensor]]: ...
 
 
 @runtime_checkable

@@ -115,7 +115,8 @@ def train(args: list[str]) -> int:
     print(f"run folder: {run.path}   report: {run.path / 'report.html'}")
     if run.before == run.before:
         job = "main job" if recipe.data == resolve("grpo", []).data else recipe.name
-        print(f"{job}: held-out accuracy {run.before:.3f} -> {run.after:.3f} in {run.train_seconds:.0f} s")
+        what = "return" if any("eval/return" in r for r in run.metrics) else "accuracy"
+        print(f"{job}: held-out {what} {run.before:.3f} -> {run.after:.3f} in {run.train_seconds:.0f} s")
     return 0
 
 
@@ -503,7 +504,7 @@ class _Fields(argparse.Action):
         parser.print_help()
         default = Recipe()
         names = [name for name in default.to_json() if not self.const or name in self.const]
-        nested = [f"--{name}.FIELD" for name in ("method", "sampling", "lora") if name in names]
+        nested = [f"--{name}.FIELD" for name in ("method", "sampling", "lora", "network", "replay") if name in names]
         print(f"\nfields of the recipe (see also {', '.join(nested)}):")
         for name in names:
             print(f"  --{name.replace('_', '-'):22} default {getattr(default, name)!r}")

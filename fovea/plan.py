@@ -31,6 +31,8 @@ LOOK_AT = 16
 
 def arithmetic(recipe: Recipe) -> str:
     """The batch sizes in one sentence."""
+    if recipe.horizon:
+        return stepwise(recipe)
     episodes = recipe.tasks_per_step * recipe.group_size
     updates = recipe.updates_per_rollout * recipe.epochs_per_rollout
     rows = -(-episodes // recipe.updates_per_rollout)
@@ -39,6 +41,21 @@ def arithmetic(recipe: Recipe) -> str:
         f"{updates} optimizer step{'s' * (updates != 1)} each on {rows} episodes in micro-batches of {min(recipe.micro_batch, rows)} rows; "
         f"at most {recipe.sampling.max_new_tokens} new tokens per turn; {recipe.steps} steps, {recipe.steps * updates} optimizer steps"
         f"{_shares(recipe)}"
+    )
+
+
+def stepwise(recipe: Recipe) -> str:
+    """The same, where a training step is so many steps of a simulator."""
+    units, steps = recipe.horizon * recipe.max_rows, recipe.steps
+    made = f"{recipe.max_rows} environments x {recipe.horizon} steps = {units} environment steps per training step"
+    whole = f"{steps} training steps, {steps * units} environment steps"
+    if recipe.method.needs.data != "replay":
+        updates = recipe.updates_per_rollout * recipe.epochs_per_rollout
+        return f"{made}, {updates} optimizer step{'s' * (updates != 1)} each on 1/{recipe.updates_per_rollout} of the pieces; {whole}"
+    n, kept = recipe.updates_per_rollout, recipe.replay
+    return (
+        f"{made}; after {kept.start} random ones {n} update{'s' * (n != 1)} ({n / units:.3g} for each environment step) "
+        f"on {kept.batch} windows of {kept.length} unit{'s' * (kept.length != 1)} out of {kept.size} frames; {whole}"
     )
 
 
@@ -58,12 +75,17 @@ def plan(recipe: Recipe) -> tuple[str, list[str]]:
 
     api.build_scorer(recipe)
     api.own_parts(recipe)
-    data, lacks = _try(lambda: api.described(*api.build_sources(recipe)))
-    folder, lacks_model = _try(lambda: checkpoint(recipe.model))
+    sources, lacks = _try(lambda: api.build_sources(recipe))
+    data = api.described(*sources) if sources else None
+    simulator, lacks_simulator = _try(lambda: simulated(recipe, sources[0])) if sources else ([], [])
+    lacks += lacks_simulator
+    folder, lacks_model = _try(lambda: checkpoint(recipe.model)) if simulator == [] else (None, [])
     lacks += lacks_model
     published = CONFIGS / f"{Path(recipe.model).name}.json"
     tasks = assumed() if data is None else []
-    if folder is not None:
+    if simulator != []:
+        counted = simulator or []
+    elif folder is not None:
         counted = memory(recipe if recipe.model == "tiny" else recipe.replace(model=str(folder)), tasks)
     elif published.is_file():
         with stand_in(published) as place:
@@ -82,6 +104,19 @@ def plan(recipe: Recipe) -> tuple[str, list[str]]:
     lacks += _try(lambda: sinks.check(recipe.sinks))[1]
     lacks += [why] if (why := problem(recipe.device)) else []
     return "\n\n".join("\n  ".join([title, *lines]) for title, lines in parts.items() if lines), lacks
+
+
+def simulated(recipe: Recipe, source: Any) -> list[str]:
+    """The network that is made for a simulator; empty where the data are none."""
+    from fovea import api
+
+    api.check_simulator(recipe, source)
+    if not api.simulated(source):
+        return []
+    policy, spaces = api.build_network(recipe, None, source), source.spaces(source.vector(1))
+    taken = f"{spaces.actions} actions" if spaces.discrete else f"actions of dimension {spaces.actions} in [-1, 1]"
+    weights = sum(p.numel() for p in policy.parameters())
+    return [f"a policy of {weights / 1e3:.1f} k parameters, observations {spaces.obs_shape}, {taken}"]
 
 
 def _try(look: Callable[[], T]) -> tuple[T | None, list[str]]:

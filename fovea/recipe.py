@@ -22,9 +22,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fovea.methods.grpo import GRPO
+from fovea.policies.control import Network
 from fovea.policies.lora import LoRA
 from fovea.report.sinks import SINKS
 from fovea.rollout.sampling import Sampling
+from fovea.trainer.replay import Replay
 
 PARTS = ("tower", "projector", "text")
 READ_BY_EVAL = (
@@ -40,15 +42,17 @@ class Recipe:
 
     Attributes:
       name: shown in the report and used for the default run folder.
-      model: "tiny" (ships with the package), a folder with a Hugging Face checkpoint, a hub id (owner/name), or "SLUG:NAME": what another
-        recipe makes, trained first (see fovea.starts).
+      model: "tiny" (ships with the package), a folder with a Hugging Face checkpoint, a hub id (owner/name), "SLUG:NAME": what another
+        recipe makes, trained first (see fovea.starts), or "network": a small one, made for the simulator in `data`.
+      network: its size.
       freeze: parts that are not trained: "tower" (vision encoder), "projector" (vision-to-text merger), "text" (all else).
       lora: adapters that are trained instead of the weights (`rank` 0: none).
       dtype: "float32" or "bfloat16" for weights and activations; "float64" to compare runs exactly.
       gradient_checkpointing: recompute activations in the backward pass; less memory, about a third more time.
       device: where the model computes: "cpu", "cuda", "cuda:1", ...
       engine: "local", or where answers are generated instead: the address of a server (several separated by commas), or a Remote.
-      data: "worlds" or "worlds:count,colour" for the procedural tasks, a JSONL/CSV/Parquet file or folder, or a Source object.
+      data: "worlds" or "worlds:count,colour" for the procedural tasks, a JSONL/CSV/Parquet file or folder, a Source object, or
+        "gym:ID" (a Gym object, where it has arguments) for the starts of a simulator.
       heldout: the same for evaluation; None takes the held-out split of `data`.
       reward: overrides each task's verifier: a verifier name, "file.py:function", or a Python callable.
       environment: a name such as "cards:points24" (`fovea list envs`), "file.py:Class" or a factory of environments; None answers in
@@ -62,7 +66,9 @@ class Recipe:
       updates_per_rollout: optimizer steps taken on each rollout (its rows are split evenly among them).
       epochs_per_rollout: passes over each rollout.
       micro_batch: rows per forward/backward pass.
-      max_rows: episodes generated at a time; bounds memory.
+      max_rows: episodes generated at a time; bounds memory. Of a simulator: copies that step together.
+      horizon: steps that every copy of a simulator takes in one training step, episodes going on in the next; 0 plays whole episodes.
+      replay: what is kept of them by methods that learn from recorded episodes; `updates_per_rollout` is how often they do so each step.
       dynamic_sampling: keep drawing until every training group has both right and wrong answers (DAPO).
       max_resample: rollouts per step at most while dynamic sampling.
       steps: rollout-and-update steps.
@@ -90,6 +96,7 @@ class Recipe:
 
     name: str = "grpo"
     model: str = "tiny"
+    network: Network = field(default_factory=Network)
     freeze: tuple[str, ...] = ()
     lora: LoRA = field(default_factory=LoRA)
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
@@ -112,6 +119,8 @@ class Recipe:
     epochs_per_rollout: int = 1
     micro_batch: int = 64
     max_rows: int = 256
+    horizon: int = 0
+    replay: Replay = field(default_factory=Replay)
     dynamic_sampling: bool = False
     max_resample: int = 20
     steps: int = 60
@@ -152,6 +161,13 @@ class Recipe:
                 ("epochs_per_rollout", self.epochs_per_rollout, self.epochs_per_rollout >= 1, "at least 1"),
                 ("micro_batch", self.micro_batch, self.micro_batch >= 1, "at least 1"),
                 ("max_rows", self.max_rows, self.max_rows >= 1, "at least 1"),
+                ("horizon", self.horizon, self.horizon >= 0, "0 (whole episodes) or more"),
+                (
+                    "horizon",
+                    self.horizon,
+                    self.horizon > 0 or not _learns(self.method) or self.method.needs.data != "replay",
+                    f"at least 1, because {type(self.method).__name__} learns from a replay",
+                ),
                 ("max_resample", self.max_resample, self.max_resample >= 1, "at least 1"),
                 ("steps", self.steps, self.steps >= 0, "0 or more"),
                 ("learning_rate", self.learning_rate, self.learning_rate >= 0, "0 or more"),
@@ -174,7 +190,7 @@ class Recipe:
                     "method",
                     self.method,
                     _learns(self.method),
-                    "a name or an instance of fovea.methods, or another with credit and loss",
+                    "a name or an instance of fovea.methods, or another with credit and loss (or init and update)",
                 ),
                 ("engine", self.engine, self.engine == "local" or is_dataclass(self.engine), '"local" or a fovea.rollout.remote.Remote'),
                 ("sinks", self.sinks, set(self.sinks) <= set(SINKS), f"any of {tuple(SINKS)}"),
@@ -209,7 +225,7 @@ class Recipe:
         for outer, inner in nested.items():
             base = changes.get(outer, getattr(self, outer, None))
             if not is_dataclass(base) or isinstance(base, type):
-                raise ValueError(f"recipe: {outer!r} has no fields of its own; expected method, sampling or lora")
+                raise ValueError(f"recipe: {outer!r} has no fields of its own; expected method, sampling, lora, network or replay")
             _known(inner, {f.name for f in fields(base)}, outer)
             _typed(type(base), inner, f"{outer}.")
             changes[outer] = dataclasses.replace(base, **inner)
@@ -245,7 +261,8 @@ def _method(given: Any) -> Any:
 
 
 def _learns(method: Any) -> bool:
-    return not isinstance(method, type) and all(hasattr(method, name) for name in ("needs", "credit", "loss"))
+    contracts = ("needs", "credit", "loss"), ("needs", "init", "update")
+    return not isinstance(method, type) and any(all(hasattr(method, name) for name in names) for names in contracts)
 
 
 @cache

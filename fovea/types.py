@@ -167,7 +167,7 @@ class Episode:
     Attributes:
       role: "sample" for ordinary members of a group; "greedy" for a baseline that is scored but never trained on; "gold" for a given
         answer that joins the group; "chosen" and "rejected" in preference pairs.
-      stop: why it ended: eos, stop (a stop string), length, terminated, cut, error.
+      stop: why it ended: eos, stop (a stop string), length, terminated, cut, error; paused where its next piece `follows` it.
       error: the reason when `stop` is "error".
       branches: conversations beside this one, by name, such as that of a reader who does not see the picture; not trained on.
       follows: id of the episode that this one goes on with, where a long one is cut into pieces.

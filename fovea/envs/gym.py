@@ -5,20 +5,40 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from fovea.envs.words import last_named
 from fovea.types import Action, Observation, Task, user
 
 
-def vector(make: str | Callable[[], Any], num_envs: int, **kwargs: Any) -> Any:
-    """`num_envs` copies in lock-step with autoreset off; `make` is a registered id or a function that makes one environment."""
-    import gymnasium
-    from gymnasium.vector import AutoresetMode, SyncVectorEnv
+def vector(make: str | Callable[..., Any], num_envs: int, stack: int = 1, unit_actions: bool = False, **kwargs: Any) -> Any:
+    """`num_envs` copies in lock-step with autoreset off.
 
-    if isinstance(make, str):
-        return gymnasium.make_vec(
-            make, num_envs, vectorization_mode="sync", vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED}, **kwargs
-        )
-    return SyncVectorEnv([lambda: make(**kwargs)] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
+    Args:
+      make: a registered id, "module:id" where a module registers it, or a function that makes one environment.
+      stack: observations in a row that are shown side by side in the last axis; the first is repeated at the start of an episode.
+      unit_actions: every dimension of a continuous action is in [−1, 1], whatever the environment's own bounds.
+    Raises:
+      ImportError: Gymnasium is not installed.
+    """
+    try:
+        import gymnasium
+        from gymnasium.vector import AutoresetMode, SyncVectorEnv
+    except ImportError as e:
+        raise ImportError(f"simulators need gymnasium ({e}); install it with: pip install 'fovea-rl[envs]'") from e
+
+    def made() -> Any:
+        env = gymnasium.make(make, **kwargs) if isinstance(make, str) else make(**kwargs)
+        if unit_actions and isinstance(env.action_space, gymnasium.spaces.Box):
+            one = np.ones(env.action_space.shape, env.action_space.dtype)
+            env = gymnasium.wrappers.RescaleAction(env, -one, one)
+        if stack > 1:
+            from fovea.envs.stack import Stacked
+
+            env = Stacked(env, stack)
+        return env
+
+    return SyncVectorEnv([made] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
 
 
 class InWords:

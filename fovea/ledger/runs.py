@@ -128,6 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     result = one(recipe, asked, options.folder, tasks_of(claim, options.quick), claim.temperature, options.seconds)
     write_json(options.folder / RESULT, result)
     shutil.rmtree(options.folder / "checkpoints")
+    shutil.rmtree(options.folder / "replay", ignore_errors=True)
     return 0
 
 

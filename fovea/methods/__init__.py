@@ -20,6 +20,9 @@ METHODS: dict[str, str] = {
     "vppo": "fovea.methods.vppo:VPPO",
     "visurf": "fovea.methods.visurf:ViSurf",
     "vision-sr1": "fovea.methods.vision_sr1:VisionSR1",
+    "sac": "fovea.methods.sac:SAC",
+    "td3": "fovea.methods.td3:TD3",
+    "dqn": "fovea.methods.dqn:DQN",
     "sft": "fovea.methods.sft:SFT",
     "dpo": "fovea.methods.dpo:DPO",
 }

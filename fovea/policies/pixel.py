@@ -29,16 +29,27 @@ class PixelPolicy(nn.Module):
       kind: "categorical" or "gaussian" (diagonal, its scale does not depend on the state).
       width: units of the trunk's output.
       log_std: initial log standard deviation of the Gaussian.
+      normalise: shift and scale vectors; see `Senses`.
     """
 
-    def __init__(self, obs_shape: tuple[int, ...], actions: int, kind: str = "categorical", width: int = 64, log_std: float = -0.5):
+    def __init__(
+        self,
+        obs_shape: tuple[int, ...],
+        actions: int,
+        kind: str = "categorical",
+        width: int = 64,
+        log_std: float = -0.5,
+        normalise: bool = False,
+    ):
         super().__init__()
         if kind not in ("categorical", "gaussian"):
             raise ValueError(f"kind = {kind!r}; expected 'categorical' or 'gaussian'")
-        self.config = {"obs_shape": list(obs_shape), "actions": actions, "kind": kind, "width": width, "log_std": log_std}
+        sizes = {"obs_shape": list(obs_shape), "actions": actions, "kind": kind, "width": width, "log_std": log_std}
+        self.config = sizes | {"normalise": normalise}
         self.obs_shape, self.actions, self.kind = tuple(obs_shape), actions, kind
         self.draws = 1 if kind == "categorical" else actions
         self.version = 0
+        self.senses = Senses(self.obs_shape, normalise)
         self.trunk = trunk(self.obs_shape, width)
         self.head, self.critic = nn.Linear(width, actions), nn.Linear(width, 1)
         self.log_std = nn.Parameter(torch.full((actions,), log_std)) if kind == "gaussian" else None
@@ -51,10 +62,7 @@ class PixelPolicy(nn.Module):
         self.reference: list[PixelPolicy] = []  # in a list: not a submodule, so neither trained nor saved
 
     def features(self, obs: Tensor) -> Tensor:
-        x = obs.float()
-        if len(self.obs_shape) == 3:
-            x = (x / 255.0 - 0.5).movedim(-1, -3)
-        return self.trunk(x)
+        return self.trunk(self.senses(obs))
 
     def distribution(self, features: Tensor) -> torch.distributions.Distribution:
         out = self.head(features)
@@ -115,13 +123,64 @@ class PixelPolicy(nn.Module):
         return policy
 
 
-def trunk(obs_shape: tuple[int, ...], width: int) -> nn.Sequential:
-    """Two strided convolutions and a linear layer for pictures, two linear layers for vectors."""
+class Senses(nn.Module):
+    """Observations as numbers of size about 1: pictures as (..., C, H, W) within ±0.5, vectors as they are or normalised.
+
+    Normalised ones are (o − mean) / std of all that was `observe`d up to the last `renew`, within ±10. So what is seen while collecting is
+    what is seen in the updates that follow, and both are kept with the weights.
+    """
+
+    LIMIT = 10.0
+
+    def __init__(self, obs_shape: tuple[int, ...], normalise: bool = False):
+        super().__init__()
+        self.pictures = len(obs_shape) == 3
+        self.normalise = normalise and not self.pictures
+        if self.normalise:
+            self.register_buffer("mean", torch.zeros(obs_shape))
+            self.register_buffer("scale", torch.ones(obs_shape))
+            for name in ("count", "total", "squares"):
+                self.register_buffer(name, torch.zeros(obs_shape, dtype=torch.float64))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        x = obs.float()
+        if self.pictures:
+            return (x / 255.0 - 0.5).movedim(-1, -3)
+        return ((x - self.mean) / self.scale).clamp(-self.LIMIT, self.LIMIT) if self.normalise else x
+
+    @torch.no_grad()
+    def observe(self, obs_ND: Tensor) -> None:
+        """Count observations in; nothing looks different until `renew`."""
+        if self.normalise:
+            x = obs_ND.double()
+            self.count += len(x)
+            self.total += x.sum(0)
+            self.squares += (x**2).sum(0)
+
+    @torch.no_grad()
+    def renew(self) -> None:
+        """See by what has been observed so far; before two observations there is nothing to see by."""
+        if self.normalise and bool((self.count > 1).all()):
+            mean = self.total / self.count
+            self.mean.copy_(mean)
+            self.scale.copy_((self.squares / self.count - mean**2).clamp(min=0).sqrt().clamp(min=1e-4))
+
+
+def trunk(obs_shape: tuple[int, ...], width: int, between: type[nn.Module] = nn.Tanh) -> nn.Sequential:
+    """Convolutions and a linear layer for pictures, two linear layers for vectors.
+
+    Pictures of 64 pixels and more get the three convolutions of DQN (Mnih et al. 2015), smaller ones two that halve them.
+    """
     if len(obs_shape) == 1:
-        return nn.Sequential(nn.Linear(obs_shape[0], width), nn.Tanh(), nn.Linear(width, width), nn.Tanh())
+        return nn.Sequential(nn.Linear(obs_shape[0], width), between(), nn.Linear(width, width), between())
     height, wide, channels = obs_shape
-    convolutions = [nn.Conv2d(channels, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(), nn.Flatten()]
-    return nn.Sequential(*convolutions, nn.Linear(32 * (height // 2 // 2) * (wide // 2 // 2), width), nn.ReLU())
+    if min(height, wide) >= 64:
+        convolutions = [nn.Conv2d(channels, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(), nn.Conv2d(64, 64, 3, 1), nn.ReLU()]
+        inside = 64 * (((height - 8) // 4 - 3) // 2 - 1) * (((wide - 8) // 4 - 3) // 2 - 1)
+    else:
+        convolutions = [nn.Conv2d(channels, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU()]
+        inside = 32 * (height // 2 // 2) * (wide // 2 // 2)
+    return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(inside, width), nn.ReLU())
 
 
 def asked(policy: Any, want: frozenset[str], variant: str, kind: str) -> Any:

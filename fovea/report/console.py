@@ -24,7 +24,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from fovea.report.metrics import NOISE, family
+from fovea.report.metrics import NOISE, family, judged
 
 UNICODE = {"spark": "▁▂▃▄▅▆▇█", "bar": "█", "half": "▌", "empty": "░", "dot": " · ", "times": "×", "gap": "·"}
 ASCII = {"spark": "_.-=+*%#", "bar": "#", "half": "-", "empty": ".", "dot": " | ", "times": "x", "gap": " "}
@@ -36,6 +36,7 @@ HEADLINE = (
     ("reward/mean", "reward", "reward", 3, "cyan"),
     ("accuracy/mean", "accuracy", "acc", 3, "green"),
     ("eval/accuracy", "held-out", "held-out", 3, "bright_green"),
+    ("eval/return", "held-out", "held-out", 2, "bright_green"),
     ("length/mean_tokens", "length", "len", 1, "white"),
     ("policy/entropy", "entropy", "ent", 3, "yellow"),
     ("policy/kl", "KL", "kl", 4, "magenta"),
@@ -152,7 +153,12 @@ class Console:
                 del self._history[name][:-HISTORY]
         if self._live is not None:
             self._draw(force=step >= self.total)
-        elif not self.quiet and (step % self.every == 0 or step in (1, self.total) or "eval/accuracy" in metrics or self._overdue()):
+        elif not self.quiet and (
+            step % self.every == 0
+            or step in (1, self.total)
+            or not metrics.keys().isdisjoint(("eval/accuracy", "eval/return"))
+            or self._overdue()
+        ):
             self._lined = time.monotonic()
             self._print(self._line(metrics))
 

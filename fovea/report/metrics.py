@@ -30,6 +30,7 @@ GLOSSARY: dict[str, str] = {
     "length/tokens": "Action units generated in the step (read, where all answers are given).",
     "length/image_tokens": "Tokens of the answers that stand for pictures. The policy gives them no probability: expected 0.",
     "length/episodes": "Episodes generated in the step, baselines included.",
+    "length/lost": "Running episodes that could not be taken up again, because their simulator did not repeat itself.",
     "length/mean_turns": "Mean number of turns per episode.",
     "group/degenerate_frac": "Fraction of groups whose scores are all equal: they give group-relative methods no gradient.",
     "group/solved_frac": "Fraction of groups in which every sample is correct: too easy.",
@@ -43,6 +44,10 @@ GLOSSARY: dict[str, str] = {
     "eval/accuracy_low": "Lower end of the 95 % interval of the held-out accuracy.",
     "eval/accuracy_high": "Upper end of the 95 % interval of the held-out accuracy.",
     "eval/accuracy/<source>": "Held-out accuracy of one data source.",
+    "eval/return": "Mean return of greedy episodes from held-out starts of a simulator.",
+    "eval/return_low": "Lower end of the 95 % bootstrap interval of the held-out return.",
+    "eval/return_high": "Upper end of the 95 % bootstrap interval of the held-out return.",
+    "eval/return/<source>": "Mean return of greedy episodes in one simulator.",
     "eval/n": "Number of held-out answers behind the accuracy.",
     "eval/n/<source>": "Number of held-out answers of one data source behind its accuracy.",
     "eval/<name>": "A number measured on held-out tasks.",
@@ -58,6 +63,8 @@ GLOSSARY: dict[str, str] = {
     "perception/gap": "Log-probability of the answers' tokens with the picture less that with a masked one, mean over tokens, in nats.",
     "perception/kept": "Part of the tokens that have a policy gradient (VPPO).",
     "loss/nll": "The negative log-likelihood part of the loss.",
+    "loss/critic": "The critics' loss, summed over critics.",
+    "loss/actor": "The policy's loss: less the value of what it would do.",
     "loss/<name>": "One term of the loss.",
     "policy/entropy": "Mean entropy in nats, exact or estimated from the samples. A fast fall to zero means that exploration has ended.",
     "policy/kl": "KL estimate in nats per unit between the new and the sampling policy: how far one step moved.",
@@ -77,17 +84,24 @@ GLOSSARY: dict[str, str] = {
     "policy/preference_accuracy": "Fraction of pairs whose chosen answer gained more probability than its rejected one.",
     "policy/margin": "Mean implicit reward of chosen minus rejected answers.",
     "policy/label_frac": "Fraction of groups whose given answer trains; the others do as well without it (ViSurf).",
+    "policy/temperature": "Weight of the entropy against the return (SAC).",
+    "policy/exploration": "Noise or share of random actions while exploring (TD3, DQN).",
     "policy/<name>": "A number that the method reports about its surrogate; see the method's page.",
     "value/mean": "Mean value that the value head predicts.",
     "value/return_mean": "Mean return that the value head should predict.",
+    "value/target": "Mean of what the critics should predict.",
     "value/error": "Mean squared error of the value head against the returns.",
     "value/<name>": "A number that the method reports about its value head.",
     "optim/grad_norm": "Norm of the gradient before clipping. Zero means nothing was learned this step; a jump warns of instability.",
     "optim/learning_rate": "Learning rate of the step.",
+    "optim/updates": "Updates on windows of the replay in the step.",
     "optim/<name>": "A number that the optimizer reports.",
     "batch/rows": "Trained rows (segments) of the step.",
     "batch/tokens": "Trained action units of the step.",
     "batch/<name>": "A count of what the step trained on.",
+    "replay/frames": "Frames in the replay that windows are drawn from.",
+    "replay/steps": "Environment steps so far.",
+    "replay/<name>": "A number about the replay.",
     "time/wall_s": "Seconds since the run began, earlier processes of a resumed run included.",
     "time/step_s": "Seconds of the whole step.",
     "time/generate_s": "Seconds spent on generating.",
@@ -243,6 +257,20 @@ def _correct(scored: Iterable[Episode]) -> list[bool]:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else math.nan
+
+
+def judged(metrics: Mapping[str, float]) -> bool:
+    """Whether a step was evaluated."""
+    return "eval/accuracy" in metrics or "eval/return" in metrics
+
+
+def headline(metrics: Mapping[str, float]) -> float:
+    """The held-out number that runs are judged by: accuracy, or the return of a simulator.
+
+    Raises:
+      KeyError: neither was measured.
+    """
+    return metrics["eval/accuracy"] if "eval/accuracy" in metrics else metrics["eval/return"]
 
 
 # -- intervals ----------------------------------------------------------------------------------------------------------------

@@ -308,7 +308,8 @@ class RunFolder:
 
     def _token(self, policy: Any, token: int) -> str:
         if token not in self._tokens:
-            self._tokens[token] = policy.decode_text([token], skip_special=False)
+            words = getattr(policy, "decode_text", None)  # a simulator's actions are numbers
+            self._tokens[token] = words([token], skip_special=False) if words else f"{token} "
         return self._tokens[token]
 
     def _save_image(self, shown: Image | Video) -> dict[str, Any]:

@@ -3,12 +3,16 @@
 All environments of a Gymnasium `VectorEnv` step together; one whose episode ends takes the next episode of the queue. Autoreset is off, so
 the observation after a cut is the real one and is kept for its value estimate. Members of a group share their start by seed. Random numbers
 are addressed by (seed, step, attempt, task, episode, environment step), so the number of environments changes nothing but speed.
+
+Episodes that go on from one training step to the next (`stream`) are in the middle of a simulator, which no file can hold. What is kept is
+how to get there again: the seed and the actions so far.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,6 +25,7 @@ from fovea.rollout.sampling import Sampling, address, uniforms
 from fovea.types import Context, Episode, Group, Score, Segment, Task, Turn
 
 SEED_BITS = 31  # Gymnasium seeds: non-negative, 32 bits
+NO_TASK = Task(id="", source="", prompt=())
 
 
 class ArrayPolicy(Protocol):
@@ -40,10 +45,12 @@ class ArrayPolicy(Protocol):
 
 @dataclass
 class Slot:
-    """One environment and the episode it plays; columns grow by one unit per step."""
+    """One environment and the episode it plays; columns grow by one unit per step. `before`: units in earlier pieces of the episode."""
 
     episode: Episode
     key: int
+    before: int = 0
+    reward_before: float = 0.0
     columns: dict[str, list[Tensor]] = field(default_factory=dict)
     reward: list[float] = field(default_factory=list)
     version: list[int] = field(default_factory=list)
@@ -53,7 +60,10 @@ class Slot:
         return len(self.reward)
 
     def close(self, stop: str, next_obs: Tensor) -> None:
-        """Write the episode's segment; `stop` is "terminated" or "cut". The return is the score until a verifier says otherwise."""
+        """Write the episode's segment; `stop` is "terminated", "cut", or "paused" where another piece will follow.
+
+        The sum of rewards is the score until a verifier says otherwise; the return and the steps of a whole episode are parts of its last.
+        """
         T, extras = self.n, {k: torch.stack(v) for k, v in self.columns.items()}
         logp = extras.pop("logp").float()
         self.episode.segments.append(
@@ -65,13 +75,24 @@ class Slot:
                 turn=torch.arange(T),
                 version=torch.tensor(self.version, dtype=torch.long),
                 reward=tuple(self.reward),
-                bootstrap=stop == "cut",
+                bootstrap=stop != "terminated",
                 extras={**extras, "next_obs": next_obs[None]},
             )
         )
         self.episode.turns.append(Turn(text="", reward=sum(self.reward), stop=stop))
         self.episode.stop = stop
-        self.episode.score = Score(sum(self.reward), parts={"return": sum(self.reward), "steps": float(T)})
+        whole = {"return": self.reward_before + sum(self.reward), "steps": float(self.before + T)}
+        self.episode.score = Score(sum(self.reward), parts={} if stop == "paused" else whole)
+
+
+@dataclass
+class Playing:
+    """A whole episode in an environment of a stream: its seed and actions lead there again. `last` is the id of its last piece."""
+
+    seed: int
+    actions: list[Any] = field(default_factory=list)
+    reward: float = 0.0
+    last: str = ""
 
 
 class VectorEngine:
@@ -81,20 +102,26 @@ class VectorEngine:
       envs: made with autoreset disabled, e.g. by `fovea.envs.gym.vector`.
       seed: first part of every random address.
       max_steps: an episode longer than this is cut (None: only the environment's own limit).
+      senses: where the policy learns what to normalise observations by (`fovea.policies.pixel.Senses`); renewed before a rollout, so that
+        the policy that acts is the one that the following update sees.
+
+    Attributes:
+      lost: episodes of a stream that could not be taken up again.
     """
 
-    def __init__(self, policy: ArrayPolicy, envs: Any, seed: int = 0, max_steps: int | None = None):
+    def __init__(self, policy: ArrayPolicy, envs: Any, seed: int = 0, max_steps: int | None = None, senses: Any = None):
         mode = getattr(envs, "metadata", {}).get("autoreset_mode")
         if getattr(mode, "name", str(mode)) != "DISABLED":
             raise ValueError(
                 f"the vector environment has autoreset mode {mode}; expected DISABLED, because an automatic reset hides the observation "
                 "after a cut: make it with fovea.envs.gym.vector or vector_kwargs={'autoreset_mode': AutoresetMode.DISABLED}"
             )
-        self.policy, self.envs, self.seed, self.max_steps = policy, envs, seed, max_steps
+        self.policy, self.envs, self.seed, self.max_steps, self.senses = policy, envs, seed, max_steps, senses
         self.counts: Counter[str] = Counter()
         self._slots: list[Slot | None] = [None] * envs.num_envs
         self._obs: Any = None
-        self._stream: Iterator[Slot] | None = None
+        self._playing: list[Playing | None] = [None] * envs.num_envs
+        self.lost = 0
 
     def rollout(
         self,
@@ -112,6 +139,7 @@ class VectorEngine:
         A task whose `meta` has an integer "seed" always starts there; others start where (seed, step, attempt, task) say.
         """
         check_members(members, ("greedy",))
+        self._renew()
         roles = ["sample" if sampling.temperature else "greedy"] * group_size + list(members)
         groups, slots, seen = [], [], Counter[str]()
         for task in tasks:
@@ -125,9 +153,9 @@ class VectorEngine:
             groups.append(group)
         greedy = {id(slot) for (slot, _), role in zip(slots, roles * len(tasks), strict=True) if role == "greedy"}
         queue, total, done, steps = slots[::-1], len(slots), 0, 0
-        self._slots, self._stream = [None] * self.envs.num_envs, None
+        self._slots, self._playing = [None] * self.envs.num_envs, [None] * self.envs.num_envs
         while queue or any(self._slots):
-            self._fill(lambda: queue.pop() if queue else None)
+            self._fill(lambda _: queue.pop() if queue else None)
             for e, stop, next_obs in self._step(greedy):
                 slot = self._slots[e]
                 assert slot is not None
@@ -136,6 +164,7 @@ class VectorEngine:
                 done, steps = done + 1, steps + slot.n
                 if on_progress is not None:
                     on_progress(done, total, steps)
+        self._observe(groups)
         if score is not None:
             for group in groups:
                 score.submit(group, context)
@@ -143,36 +172,80 @@ class VectorEngine:
         return groups
 
     def stream(self, task: Task, steps: int, context: Context = Context()) -> list[Group]:  # noqa: B008 - frozen
-        """Exactly `steps` steps of every environment; episodes at the end are cut and go on in the next call, as PPO's buffers do.
+        """Exactly `steps` steps of every environment; episodes at the end pause and go on in the next call, as PPO's buffers do.
 
-        Each piece of an episode is a group of its own.
+        Each piece of an episode is a group of its own; the next one `follows` it.
         """
         groups: list[Group] = []
-        if self._stream is None:
-            self._slots = [None] * self.envs.num_envs
+        self._renew()
 
-        def fresh(piece: str) -> Slot:
-            episode = Episode(id=f"{context.step}/{task.id}/{piece}", task=task)
+        def piece(e: int) -> Slot:
+            playing = self._playing[e]
+            assert playing is not None
+            name = str(len(groups))
+            episode = Episode(id=f"{context.step}/{task.id}/{name}", task=task, follows=playing.last)
             groups.append(Group(task, [episode]))
-            return Slot(episode, address(self.seed, context.step, task.id, piece))
+            playing.last = episode.id
+            return Slot(episode, address(self.seed, context.step, task.id, name), len(playing.actions), playing.reward)
 
-        def start() -> tuple[Slot, int]:
-            piece = str(len(groups))
-            return fresh(piece), self._start(task, context, 0, piece)
+        def begin(e: int) -> tuple[Slot, int]:
+            seed = self._start(task, context, 0, str(len(groups)))
+            self._playing[e] = Playing(seed)
+            return piece(e), seed
 
-        if self._stream is not None:
-            self._slots = [fresh(str(e)) for e in range(self.envs.num_envs)]
-        self._stream = iter(())
+        self._slots = [piece(e) if playing else None for e, playing in enumerate(self._playing)]
         for t in range(steps):
-            self._fill(start)
+            self._fill(begin)
             ended = {e: (stop, obs) for e, stop, obs in self._step(set())}
-            for e, slot in enumerate(self._slots):
-                assert slot is not None
+            for e, (slot, playing) in enumerate(zip(self._slots, self._playing)):
+                assert slot is not None and playing is not None
+                playing.actions.append(self._sent[e].tolist())
+                playing.reward += slot.reward[-1]
                 if e in ended or t == steps - 1:
-                    slot.close(*ended.get(e, ("cut", self._tensor(self._obs[e]))))
+                    slot.close(*ended.get(e, ("paused", self._tensor(self._obs[e]))))
                 if e in ended:
-                    self._slots[e] = None
+                    self._slots[e] = self._playing[e] = None
+        self._observe(groups)
         return groups
+
+    def _renew(self) -> None:
+        if self.senses is not None:
+            self.senses.renew()
+
+    def _observe(self, groups: Sequence[Group]) -> None:
+        if self.senses is not None:
+            self.senses.observe(torch.cat([s.extras["obs"] for g in groups for e in g.episodes for s in e.segments]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The episodes of the stream that go on, and what they show; plain JSON."""
+
+        def told(e: int, p: Playing) -> dict[str, Any]:
+            return {**vars(p), "actions": list(p.actions), "shows": _digest(self._obs[e])}
+
+        return {"playing": [p and told(e, p) for e, p in enumerate(self._playing)]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Play the episodes of a stream again up to where they were.
+
+        An environment that then shows something else than it did is not deterministic; its episode is given up and counted in `lost`.
+        """
+        stored = [None if p is None else dict(p) for p in state["playing"]]
+        if len(stored) != self.envs.num_envs:
+            raise ValueError(f"the saved stream had {len(stored)} environments, this one has {self.envs.num_envs}; expected as many")
+        shows = [p.pop("shows") if p else None for p in stored]
+        self._playing = [Playing(**p) if p else None for p in stored]
+        longest = max((len(p.actions) for p in self._playing if p), default=0)
+        idle = np.asarray(self.envs.single_action_space.sample())
+        for t in range(longest + 1):  # all end at the same time, so the shorter ones begin later
+            self._slots = [None] * self.envs.num_envs
+            begin = {e: p.seed for e, p in enumerate(self._playing) if p and len(p.actions) == longest - t}
+            self._fill(lambda e, begin=begin: (Slot(Episode("", NO_TASK), 0), begin[e]) if e in begin else None)
+            if t < longest:
+                sent = [p.actions[t - longest] if p and len(p.actions) >= longest - t else idle for p in self._playing]
+                self._advance(np.stack([np.asarray(a, dtype=idle.dtype) for a in sent]))
+        for e, shown in enumerate(shows):
+            if shown is not None and shown != _digest(self._obs[e]):
+                self._playing[e], self.lost = None, self.lost + 1
 
     def _start(self, task: Task, context: Context, attempt: int, name: str) -> int:
         fixed = task.meta.get("seed")
@@ -183,7 +256,7 @@ class VectorEngine:
         free = [e for e, slot in enumerate(self._slots) if slot is None]
         seeds: list[int | None] = [None] * self.envs.num_envs
         for e in free:
-            taken = next_slot()
+            taken = next_slot(e)
             if taken is not None:
                 self._slots[e], seeds[e] = taken
         ended = getattr(self, "_over", np.ones(self.envs.num_envs, dtype=bool))
@@ -202,8 +275,7 @@ class VectorEngine:
             -1, self.policy.draws
         )
         out = self.policy.act(obs, uniform_ED, torch.tensor([id(slot) in greedy for slot in self._slots]))
-        self._obs, reward_E, terminated_E, truncated_E, _ = self.envs.step(self._to_env(out["actions"]))
-        self._over = terminated_E | truncated_E
+        reward_E, terminated_E, truncated_E = self._advance(self._to_env(out["actions"]))
         after = self._tensor(self._obs)
         ended = []
         for e, slot in enumerate(self._slots):
@@ -216,9 +288,16 @@ class VectorEngine:
             self.counts["steps"] += 1
             if terminated_E[e]:
                 ended.append((e, "terminated", after[e]))
-            elif truncated_E[e] or slot.n == self.max_steps:
+            elif truncated_E[e] or slot.before + slot.n == self.max_steps:
                 ended.append((e, "cut", after[e]))
         return ended
+
+    def _advance(self, sent: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Step every environment: (reward, terminated, truncated)."""
+        self._sent = sent
+        self._obs, reward_E, terminated_E, truncated_E, _ = self.envs.step(sent)
+        self._over = terminated_E | truncated_E
+        return reward_E, terminated_E, truncated_E
 
     def _to_env(self, actions: Tensor) -> np.ndarray:
         """Actions as the environment takes them; a Box clips what an unbounded Gaussian asked for, the stored action stays as sampled."""
@@ -229,3 +308,7 @@ class VectorEngine:
     @staticmethod
     def _tensor(x: Any) -> Tensor:
         return torch.from_numpy(np.array(x))
+
+
+def _digest(obs: Any) -> str:
+    return hashlib.sha256(np.ascontiguousarray(obs).tobytes()).hexdigest()[:16]

@@ -7,6 +7,7 @@ from typing import Any
 
 SOURCES: dict[str, str] = {
     "worlds": "fovea.tasks.worlds:World",
+    "gym": "fovea.tasks.gym:Gym",
     "hints": "fovea.tasks.hints:Hints",
     "sums": "fovea.tasks.sums:Sums",
     "detect": "fovea.tasks.detect:Detect",

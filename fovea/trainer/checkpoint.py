@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from fovea.files import fsync
+from fovea.methods.state import MethodState
 from fovea.secrets import masked
 from fovea.trainer.distributed import ALONE, Team, like
 
@@ -57,7 +58,7 @@ def save(
     folder: Path,
     step: int,
     policy: Any,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | MethodState,
     state: Mapping[str, Any],
     team: Team = ALONE,
     streams: Mapping[str, torch.Tensor] | None = None,
@@ -237,9 +238,14 @@ def _tensors(file: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{file}: found {type(e).__name__} ({e}), expected safetensors") from e
 
 
-def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
-    """Put the saved moments back, parameter by parameter in order."""
+def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer | MethodState) -> None:
+    """Put the saved moments back, parameter by parameter in order; or all that a method with several optimizers keeps beside its policy."""
     saved = _tensors(checkpoint.path / OPTIMIZER)
+    if isinstance(optimizer, MethodState):
+        try:
+            return optimizer.load_tensors(saved)
+        except (ValueError, KeyError, RuntimeError) as e:
+            raise CheckpointError(f"{checkpoint.path / OPTIMIZER}: {e}") from e
     params = [p for g in optimizer.param_groups for p in g["params"]]
     masters = hasattr(optimizer, "masters")
     if hasattr(optimizer, "init_state"):
@@ -305,7 +311,10 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, torch.Tensor]]:
+def _optimizer_tensors(optimizer: torch.optim.Optimizer | MethodState) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(optimizer, MethodState):
+        yield from optimizer.tensors()
+        return
     params = [p for g in optimizer.param_groups for p in g["params"]]
     for i, p in enumerate(params):
         moments = {k: v for k, v in optimizer.state.get(p, {}).items() if k in MOMENTS + QUANTIZED}

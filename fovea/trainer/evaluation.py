@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fovea.report.metrics import interval
+from fovea.report.metrics import bootstrap, interval
 from fovea.rollout.sampling import Sampling
 from fovea.trainer.distributed import ALONE, Team
 from fovea.trainer.exchange import rollout
@@ -22,12 +22,14 @@ class Evaluation:
       count: per source, how many were scored.
       unscored: answers that could not be scored; they are in no denominator.
       groups: what was answered, for logs.
+      unit: what is averaged: "accuracy", or "return" of a simulator's episodes.
     """
 
     correct: dict[str, float]
     count: dict[str, int]
     unscored: int
     groups: list[Group]
+    unit: str = "accuracy"
 
     @property
     def accuracy(self) -> dict[str, float]:
@@ -39,16 +41,23 @@ class Evaluation:
         values = list(self.accuracy.values())
         return sum(values) / len(values) if values else float("nan")
 
+    @property
+    def outcomes(self) -> list[float]:
+        return [outcome(e) for g in self.groups for e in g.episodes if e.score is not None and e.score.ok]
+
     def metrics(self, prefix: str = "eval") -> dict[str, float]:
-        """Mean over sources, accuracy per source, and the 95 % interval of all answers pooled (none for scores outside 0 to 1)."""
-        total, right = sum(self.count.values()), sum(self.correct.values())
-        low, high = interval(right, total)
+        """Mean over sources, that of each source, and the 95 % interval of all answers pooled.
+
+        That of an accuracy is Wilson's (none for scores outside 0 to 1), that of a return by bootstrap.
+        """
+        total, right, name = sum(self.count.values()), sum(self.correct.values()), f"{prefix}/{self.unit}"
+        low, high = interval(right, total) if self.unit == "accuracy" else bootstrap(self.outcomes)
         return {
-            f"{prefix}/accuracy": self.mean,
-            f"{prefix}/accuracy_low": low,
-            f"{prefix}/accuracy_high": high,
+            name: self.mean,
+            f"{name}_low": low,
+            f"{name}_high": high,
             f"{prefix}/n": float(total),
-            **{f"{prefix}/accuracy/{s}": a for s, a in self.accuracy.items()},
+            **{f"{name}/{s}": a for s, a in self.accuracy.items()},
             **{f"{prefix}/n/{s}": float(self.count[s]) for s in self.accuracy},
         }
 
@@ -70,6 +79,7 @@ def evaluate(
     samples: int = 1,
     on_progress: Callable[..., None] | None = None,
     team: Team = ALONE,
+    unit: str = "accuracy",
 ) -> Evaluation:
     """Answer every task `samples` times at `temperature` (0 is greedy, without top-p or top-k) and score them; a team shares the work."""
     sampling = replace(sampling, temperature=temperature, top_p=1.0, top_k=0)
@@ -84,4 +94,4 @@ def evaluate(
                 continue
             correct[g.task.source] = correct.get(g.task.source, 0.0) + outcome(e)
             count[g.task.source] = count.get(g.task.source, 0) + 1
-    return Evaluation(correct, count, unscored, groups)
+    return Evaluation(correct, count, unscored, groups, unit)

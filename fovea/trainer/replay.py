@@ -126,7 +126,7 @@ class ReplayBuffer:
                     lane.start = first
                 elif not np.array_equal(lane_end(writes, at, self.columns["obs"], first % self.ring), given["obs"][0]):
                     raise ReplayError(f"{self.folder}: episode {episode.id!r} does not begin where {lane.open!r}, which it follows, ended")
-                lane.frames, lane.open = first + len(segment) + 1, episode.id if segment.bootstrap else ""
+                lane.frames, lane.open = first + len(segment) + 1, episode.id if episode.stop == "paused" else ""
                 given["start"][:] = lane.start
                 writes.append((at, first, given))
         for lane in lanes:
@@ -174,7 +174,7 @@ class ReplayBuffer:
             raise ReplayError(f"{self.folder}: no window of {length} units in {len(self)} frames; expected longer episodes")
         drawn = uniforms(np.full(count, key, dtype=np.uint64), np.arange(count)).numpy()
         pick = np.minimum((drawn * len(row_M)).astype(np.int64), len(row_M) - 1)
-        return self.windows(lane_M[pick], row_M[pick], length)
+        return self.windows(lane_M[pick], row_M[pick], length, key)
 
     def starts(self, length: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """(lane, frame number) of every window: its frames are there, with those of its first stack, and belong to one episode."""
@@ -196,7 +196,7 @@ class ReplayBuffer:
         begun = start[: len(rows)]
         return rows[(begun == start[length:]) & (np.maximum(begun, rows - self.stack + 1) >= oldest)]
 
-    def windows(self, lane_B: np.ndarray, row_B: np.ndarray, length: int = 1) -> Windows:
+    def windows(self, lane_B: np.ndarray, row_B: np.ndarray, length: int = 1, key: int = 0) -> Windows:
         """The windows that begin at the given frames."""
         lane_B1, rows_BL = lane_B[:, None], row_B[:, None] + np.arange(length + 1)
         slots_BL = rows_BL % self.ring
@@ -209,7 +209,7 @@ class ReplayBuffer:
             obs = np.moveaxis(apart, 2, -2).reshape(*rows_BL.shape, *apart.shape[3:-1], self.stack * apart.shape[-1])
         of_units = {n: torch.from_numpy(c[lane_B1, slots_BL[:, :-1]]) for n, c in self.columns.items() if n not in ("obs", "start")}
         own = {"actions": of_units.pop("actions"), "reward_BL": of_units.pop("reward"), "ended_BL": of_units.pop("ended")}
-        return Windows(torch.from_numpy(obs), **own, extras=of_units)
+        return Windows(torch.from_numpy(obs), **own, key=key, extras=of_units)
 
     # -- going back -----------------------------------------------------------------------------------------------------------
 

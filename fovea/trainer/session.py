@@ -8,6 +8,7 @@ weights are those of a complete step whose metrics are on disk; a step's evaluat
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ from typing import Any, Protocol
 
 from fovea.batch import Batch
 from fovea.recipe import Recipe
-from fovea.report.metrics import batch_metrics, memory_metrics, time_metrics
+from fovea.report.metrics import batch_metrics, headline, memory_metrics, time_metrics
 from fovea.trainer import checkpoint as ckpt
 from fovea.trainer import streams
 from fovea.trainer.distributed import ALONE, Halt, Team
@@ -53,6 +54,23 @@ class Collector(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+class Learning(Protocol):
+    """How weights change where that is not by credit and one optimizer on the step's own groups (`off_policy`).
+
+    `state` is what the method changes, a `fovea.methods.state.MethodState`.
+    """
+
+    state: Any
+
+    def learn(self, context: Context, learning_rate: float, progress: Callable[[int, int], None]) -> dict[str, float]:
+        """The updates of one step; their metrics."""
+        ...
+
+    def sync(self) -> None:
+        """Return once what is not in a checkpoint would survive a power cut."""
+        ...
+
+
 @dataclass
 class State:
     """What a checkpoint stores beside weights and optimizer moments. `evaluated` is the last step whose weights were evaluated."""
@@ -79,6 +97,7 @@ class Session:
         goes on only with the same ones.
       surroundings: what else may change a digit or a meaning, by name (versions, threads, the files of user code); a change is said aloud.
       watch: called before a checkpoint is written; what it returns is said aloud.
+      learning: takes the place of credit and optimizer.
     """
 
     def __init__(
@@ -95,6 +114,7 @@ class Session:
         origin: Mapping[str, str] | None = None,
         surroundings: Mapping[str, Any] | None = None,
         watch: Callable[[], str] | None = None,
+        learning: Learning | None = None,
     ):
         self.recipe, self.policy, self.collector = recipe, policy, collector
         self.folder, self.console, self.evaluate, self.on_step = folder, console, evaluate, on_step
@@ -110,7 +130,8 @@ class Session:
             recipe.optimizer,
             "optimizer" in recipe.offload,
         )
-        self.optimizer = self.adam.build(policy)
+        self.learning = learning
+        self.optimizer = self.adam.build(policy) if learning is None else learning.state
         self.state = State()
         self.checkpoints = Path(path or folder.path) / "checkpoints"
         self.origin, self.surroundings, self.watch = dict(origin or {}), dict(surroundings or {}), watch
@@ -174,7 +195,7 @@ class Session:
         try:
             ckpt.load_optimizer(checkpoint, self.optimizer)
         except ckpt.CheckpointError as e:
-            self.optimizer = self.adam.build(self.policy)
+            self.optimizer = self.adam.build(self.policy) if self.learning is None else self.learning.state
             note(f"  the optimizer's moments begin anew: {e}")
         if "data" not in changed and stored["origin"].get("data") == self.origin.get("data"):
             try:
@@ -214,6 +235,8 @@ class Session:
         }
         began = time.perf_counter()
         self.folder.sync()
+        if self.learning is not None:
+            self.learning.sync()
         states = {f"{rank}.{k}": x for rank, part in enumerate(self.team.gather(lambda: self._streams)) for k, x in part.items()}
         saved = ckpt.save(self.checkpoints, self.state.step, self.policy, self.optimizer, content, self.team, states)
         self.team.only_main(ckpt.prune, self.checkpoints, self.recipe.keep, self.state.best_step)
@@ -261,13 +284,15 @@ class Session:
                 groups, metrics = self.collector.collect(context, self._progress("generate"))
                 clock.lap("generate")
                 clock.move("generate", "score", metrics.pop("time/score_s", 0.0))
-                batch = prepare(self.policy, recipe.method, groups, context, recipe.micro_batch, self.team)
+                batch = (
+                    prepare(self.policy, recipe.method, groups, context, recipe.micro_batch, self.team) if self.learning is None else None
+                )
         except Halt:
             raise self._interrupt() from None
-        parts = minibatches(batch, recipe.updates_per_rollout, recipe.epochs_per_rollout, recipe.seed, state.step)
+        parts = minibatches(batch, recipe.updates_per_rollout, recipe.epochs_per_rollout, recipe.seed, state.step) if batch else []
         clock.lap("prepare")
         self._whole = False
-        metrics |= batch_metrics(batch) | self._update(parts, groups, state.step)
+        metrics |= batch_metrics(batch) | self._update(parts, groups, state.step) if batch else self._learn(context)
         clock.lap("update")
         state.step += 1
         state.train_seconds += clock.total
@@ -356,6 +381,20 @@ class Session:
             self.policy.version = self.state.version
         return {k: sum(r.get(k, 0.0) for r in rows) / len(rows) for k in rows[0]}
 
+    def _learn(self, context: Context) -> dict[str, float]:
+        """The updates of a step by `learning`."""
+        assert self.learning is not None
+        metrics = self.learning.learn(context, self.adam.lr_at(context.step), lambda i, n: self.console.phase("update", i, n))
+        if odd := {k: v for k, v in metrics.items() if not math.isfinite(v)}:
+            good = next((p.name for p in ckpt.written(self.checkpoints)), "none yet")
+            raise TrainingDiverged(
+                f"step {context.step + 1}: {odd}, expected finite numbers; last good checkpoint: {good}. Likely causes: learning "
+                "rate too high, rewards of huge size. --fork RUN@STEP starts a new run before this step with other settings."
+            )
+        self.state.version += int(bool(metrics))
+        self.policy.version = self.state.version
+        return metrics
+
     def _evaluate(self) -> dict[str, float]:
         assert self.evaluate is not None
         began = time.perf_counter()
@@ -364,7 +403,7 @@ class Session:
                 metrics, groups = self.evaluate(self._progress("evaluate"))
         except Halt:
             raise self._interrupt() from None
-        state, score = self.state, metrics["eval/accuracy"]
+        state, score = self.state, headline(metrics)
         metrics = metrics | {"time/eval_s": time.perf_counter() - began}
         self.folder.log(state.step, metrics)
         self.folder.log_groups(state.step, groups, policy=self.policy, split="eval")
@@ -379,7 +418,7 @@ class Session:
         stop = bool(self.recipe.early_stop) and self.state.stale >= self.recipe.early_stop
         if stop:
             self.console.note(
-                f"early stop: no better held-out accuracy for {self.state.stale} evaluations (best at step {self.state.best_step})"
+                f"early stop: no better held-out result for {self.state.stale} evaluations (best at step {self.state.best_step})"
             )
         return stop
 

@@ -6,6 +6,7 @@ from fovea.envs.gym import InWords, last_named, vector
 from fovea.envs.pixels import Reach
 from fovea.rollout.engine import Engine
 from fovea.rollout.sampling import Sampling
+from fovea.tasks.gym import Gym
 from fovea.types import Task
 from tests.rollout.fake_policy import FakePolicy, scripted
 
@@ -72,3 +73,30 @@ def test_the_longer_of_two_names_at_the_same_place_wins():
 def test_vector_has_no_autoreset():
     assert vector(Reach, 2).metadata["autoreset_mode"].name == "DISABLED"
     assert vector("CartPole-v1", 2).metadata["autoreset_mode"].name == "DISABLED"
+
+
+def test_observations_in_a_row_are_shown_side_by_side():
+    envs = vector(Reach, 2, stack=3, size=8, limit=9)
+    first, _ = envs.reset(seed=[1, 2])
+    assert envs.single_observation_space.shape == (8, 8, 9) and first.shape == (2, 8, 8, 9)
+    assert (first[..., :3] == first[..., 3:6]).all() and (first[..., 3:6] == first[..., 6:]).all(), "the first is repeated"
+    second = envs.step(np.array([0, 1]))[0]
+    assert (second[..., :6] == first[..., 3:]).all() and (second[..., 6:] != first[..., 6:]).any()
+    with pytest.raises(ValueError, match="observations of Discrete cannot be stacked; expected a Box"):
+        vector("FrozenLake-v1", 1, stack=2)
+
+
+def test_actions_of_any_range_become_unit_ones():
+    envs = vector("Pendulum-v1", 1, unit_actions=True)
+    raw = vector("Pendulum-v1", 1)
+    assert (envs.single_action_space.low, envs.single_action_space.high) == (-1, 1) and raw.single_action_space.high == 2
+    envs.reset(seed=0), raw.reset(seed=0)
+    assert np.allclose(envs.step(np.array([[0.5]], np.float32))[0], raw.step(np.array([[1.0]], np.float32))[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("FrozenLake-v1", "FrozenLake-v1 shows Discrete.*; expected a vector, or a picture"), ("Nope-v0", "gym:Nope-v0: .*")]
+)
+def test_a_simulator_that_cannot_be_played_is_named(name, says):
+    with pytest.raises(ValueError, match=says):
+        Gym(name).spaces(Gym(name).vector(1))

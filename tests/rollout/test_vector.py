@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -103,7 +105,7 @@ def test_a_stream_goes_on_where_the_last_call_was_cut():
     second = driver.stream(TASKS[0], 4, Context(step=1))
     for groups in (first, second):
         assert sum(len(e.segments[0]) for g in groups for e in g.episodes) == 12
-    cut = [e.segments[0] for g in first for e in g.episodes if e.stop == "cut" and len(e.segments[0]) == 4]
+    cut = [e.segments[0] for g in first for e in g.episodes if e.stop == "paused" and len(e.segments[0]) == 4]
     assert cut
     for segment in cut:
         assert any(torch.equal(segment.extras["next_obs"][0], e.segments[0].extras["obs"][0]) for g in second for e in g.episodes)
@@ -112,3 +114,49 @@ def test_a_stream_goes_on_where_the_last_call_was_cut():
 def test_autoreset_is_refused():
     with pytest.raises(ValueError, match="autoreset"):
         VectorEngine(policy(), SyncVectorEnv([Reach] * 2, autoreset_mode=AutoresetMode.NEXT_STEP))
+
+
+def pieces(groups):
+    return [(e.id, e.follows, e.stop, dict(e.score.parts), e.segments[0].actions.tolist()) for g in groups for e in g.episodes]
+
+
+def test_pieces_of_a_stream_name_the_one_before_and_the_last_knows_the_whole_return():
+    driver = engine(3)
+    groups = [g for step in range(4) for g in driver.stream(TASKS[0], 4, Context(step))]
+    by_id = {e.id: e for g in groups for e in g.episodes}
+    ended = [e for e in by_id.values() if e.stop != "paused"]
+    followers = [e for e in by_id.values() if e.follows]
+    assert followers and all(by_id[e.follows].stop == "paused" for e in followers)
+    for e in ended:
+        chain = [e]
+        while chain[-1].follows:
+            chain.append(by_id[chain[-1].follows])
+        rewards = [r for piece in chain for r in piece.segments[0].reward]
+        assert e.score.parts == pytest.approx({"return": sum(rewards), "steps": len(rewards)}) and len(rewards) <= 6
+    assert any(e.follows for e in ended) and not any(e.score.parts for e in by_id.values() if e.stop == "paused")
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_stream_goes_on_in_another_process_as_if_it_had_not_been_interrupted(steps):
+    whole, first, second = engine(3), engine(3), engine(3)
+    for step in range(3):
+        whole.stream(TASKS[0], steps, Context(step))
+        first.stream(TASKS[0], steps, Context(step))
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    for step in range(3, 6):
+        assert pieces(second.stream(TASKS[0], steps, Context(step))) == pieces(whole.stream(TASKS[0], steps, Context(step)))
+    assert second.lost == 0
+
+
+def test_an_episode_that_cannot_be_played_again_is_given_up_and_counted():
+    first, second = engine(2), engine(2)
+    first.stream(TASKS[0], 2, Context(0))
+    state = first.state_dict()
+    going = [p for p in state["playing"] if p]
+    going[0]["shows"] = "another picture"
+    second.load_state_dict(state)
+    assert second.lost == 1
+    after = second.stream(TASKS[0], 2, Context(1))
+    assert sum(bool(e.follows) for g in after for e in g.episodes) == len(going) - 1
+    with pytest.raises(ValueError, match="the saved stream had 2 environments, this one has 3"):
+        engine(3).load_state_dict(state)

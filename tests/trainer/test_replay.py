@@ -35,7 +35,7 @@ def piece(name, first, T, cut, follows="", shape=(1,)):
         bootstrap=cut,
         extras={"obs": obs[:-1], "next_obs": obs[-1:]},
     )
-    return Group(TASK, [Episode(name, TASK, segments=[s], follows=follows)])
+    return Group(TASK, [Episode(name, TASK, segments=[s], follows=follows, stop="paused" if cut else "terminated")])
 
 
 def numbers(w: Windows):

@@ -1,0 +1,234 @@
+"""Policies and critics of simulators, small networks that are made for the spaces they meet.
+
+    actor-critic   a categorical or Gaussian policy with a value head (`fovea.policies.pixel`): PPO and the other on-policy methods
+    squashed       a Gaussian squashed into [−1, 1] by tanh: SAC
+    bounded        one action in [−1, 1], with noise while it explores: TD3
+    values         a value for each of a few actions, a random one now and then while it explores: DQN
+
+All are `fovea.rollout.vector.ArrayPolicy`: observations are uint8 pictures (..., H, W, C) or vectors (..., D), continuous actions lie in
+[−1, 1] in every dimension, and the numbers that an action consumes are handed over.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fovea.math.options import choose
+from fovea.math.squash import squashed
+from fovea.policies.pixel import PixelPolicy, Senses, normals, trunk
+
+LOG_STD = (-5.0, 2.0)
+"""Bounds of the squashed Gaussian's log standard deviation, those of common SAC implementations."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """The size of a network that is made for a simulator.
+
+    Attributes:
+      width: units of a layer.
+      normalise: vectors are shifted and scaled by mean and standard deviation of what was seen so far, which the weights keep.
+    """
+
+    width: int = 64
+    normalise: bool = False
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"network: width = {self.width}; expected at least 1")
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """What a simulator shows and takes.
+
+    Attributes:
+      obs_shape: (H, W, C) of pictures or (D,) of vectors.
+      actions: number of discrete actions, or dimension of continuous ones.
+      discrete: which of both.
+    """
+
+    obs_shape: tuple[int, ...]
+    actions: int
+    discrete: bool
+
+
+class Controller(nn.Module):
+    """What the off-policy policies share: senses, a trunk, a linear head, and how they are saved.
+
+    Attributes:
+      exploration: how much is added to what the policy would do, in the unit of its kind; greedy episodes have none.
+    """
+
+    kind = ""
+
+    def __init__(self, spaces: Spaces, network: Network, outputs: int, draws: int):
+        super().__init__()
+        self.spaces, self.network = spaces, network
+        self.senses = Senses(spaces.obs_shape, network.normalise)
+        self.trunk, self.head = trunk(spaces.obs_shape, network.width, nn.ReLU), nn.Linear(network.width, outputs)
+        self.draws, self.version, self.exploration = draws, 0, 0.0
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.from_seen(self.senses(obs))
+
+    def from_seen(self, seen: Tensor) -> Tensor:
+        """The outputs for what the senses made of an observation."""
+        return self.head(self.trunk(seen))
+
+    def save(self, folder: str | Path) -> None:
+        """`model.safetensors` and `config.json` into `folder`."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, Path(folder) / "model.safetensors")
+        config = {"policy": self.kind, "spaces": asdict(self.spaces), "network": asdict(self.network)}
+        Path(folder, "config.json").write_text(json.dumps(config, indent=1))
+
+
+class Squashed(Controller):
+    kind = "squashed"
+
+    def __init__(self, spaces: Spaces, network: Network):
+        super().__init__(spaces, network, 2 * spaces.actions, spaces.actions)
+
+    def sample(self, obs: Tensor, noise_BA: Tensor) -> tuple[Tensor, Tensor]:
+        """(action_BA, logp_B) for standard normal noise, differentiable."""
+        mean_BA, log_std_BA = self(obs).chunk(2, -1)
+        return squashed(mean_BA, log_std_BA.clamp(*LOG_STD), noise_BA)
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, uniform_ED: Tensor, greedy_E: Tensor) -> dict[str, Tensor]:
+        actions, logp = self.sample(obs, normals(uniform_ED).float() * ~greedy_E[:, None])
+        return {"actions": actions, "logp": logp}
+
+
+class Bounded(Controller):
+    """`exploration` is the standard deviation of the noise. A clipped Gaussian has no density: `logp` is 0."""
+
+    kind = "bounded"
+
+    def __init__(self, spaces: Spaces, network: Network):
+        super().__init__(spaces, network, spaces.actions, spaces.actions)
+
+    def from_seen(self, seen: Tensor) -> Tensor:
+        return torch.tanh(super().from_seen(seen))
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, uniform_ED: Tensor, greedy_E: Tensor) -> dict[str, Tensor]:
+        noise = self.exploration * normals(uniform_ED).float() * ~greedy_E[:, None]
+        actions = (self(obs) + noise).clamp(-1, 1)
+        return {"actions": actions, "logp": actions.new_zeros(len(actions))}
+
+
+class Values(Controller):
+    """`exploration` is the probability of an action drawn evenly from all."""
+
+    kind = "values"
+
+    def __init__(self, spaces: Spaces, network: Network):
+        super().__init__(spaces, network, spaces.actions, 2)
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, uniform_ED: Tensor, greedy_E: Tensor) -> dict[str, Tensor]:
+        best, n = self(obs).argmax(1), self.spaces.actions
+        chance = self.exploration * (~greedy_E).double()
+        even = (uniform_ED[:, 1] * n).long().clamp(max=n - 1)
+        actions = torch.where(uniform_ED[:, 0] < chance, even, best)
+        return {"actions": actions, "logp": (chance / n + (1 - chance) * (actions == best)).log().float()}
+
+
+class Random:
+    """Actions drawn evenly from all: what fills a replay before there is anything to learn from."""
+
+    def __init__(self, spaces: Spaces):
+        self.spaces, self.version, self.draws = spaces, 0, 1 if spaces.discrete else spaces.actions
+
+    def act(self, obs: Tensor, uniform_ED: Tensor, greedy_E: Tensor) -> dict[str, Tensor]:
+        n, some = self.spaces.actions, len(uniform_ED)
+        if self.spaces.discrete:
+            return {"actions": (uniform_ED[:, 0] * n).long().clamp(max=n - 1), "logp": torch.full((some,), 1 / n).log()}
+        return {"actions": (2 * uniform_ED - 1).float(), "logp": torch.full((some,), 0.5**n).log()}
+
+
+class Critics(nn.Module):
+    """N estimates of the value of (observation, action), computed side by side; pictures have one trunk for all."""
+
+    def __init__(self, spaces: Spaces, network: Network, count: int = 2):
+        super().__init__()
+        vector = len(spaces.obs_shape) == 1
+        self.trunk = nn.Identity() if vector else trunk(spaces.obs_shape, network.width, nn.ReLU)
+        sizes = ((spaces.obs_shape[0] if vector else network.width) + spaces.actions, network.width, network.width, 1)
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for inside, outside in itertools.pairwise(sizes):
+            layers = [nn.Linear(inside, outside) for _ in range(count)]
+            self.weights.append(torch.stack([layer.weight.detach().T for layer in layers]))
+            self.biases.append(torch.stack([layer.bias.detach()[None] for layer in layers]))
+
+    def forward(self, seen: Tensor, actions_BA: Tensor) -> Tensor:
+        """(N, B); `seen` is what the policy's senses make of an observation."""
+        x = torch.cat([self.trunk(seen), actions_BA], -1).expand(len(self.weights[0]), -1, -1)
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
+            x = torch.baddbmm(bias, x, weight)
+            x = x.relu() if i + 1 < len(self.weights) else x
+        return x[..., 0]
+
+
+KINDS: Mapping[str, Callable[[Spaces, Network], Any]] = {
+    "actor-critic": lambda spaces, network: PixelPolicy(
+        spaces.obs_shape,
+        spaces.actions,
+        "categorical" if spaces.discrete else "gaussian",
+        network.width,
+        normalise=network.normalise,
+    ),
+    "squashed": Squashed,
+    "bounded": Bounded,
+    "values": Values,
+}
+
+
+def build(kind: str, spaces: Spaces, network: Network) -> Any:
+    """A policy of a kind with new weights, from torch's generator.
+
+    Raises:
+      ValueError: no such kind, or one that cannot take such actions.
+    """
+    make = choose("policy", kind, KINDS)
+    wanted = {"squashed": False, "bounded": False, "values": True}.get(kind, spaces.discrete)
+    if wanted != spaces.discrete:
+        raise ValueError(
+            f"a policy of kind {kind!r} takes {'discrete' if wanted else 'continuous'} actions, the simulator has "
+            f"{'discrete' if spaces.discrete else 'continuous'} ones; expected a method for these (dqn or ppo; sac, td3 or ppo)"
+        )
+    return make(spaces, network)
+
+
+def saved(folder: Path) -> bool:
+    """Whether a folder holds a policy of a simulator."""
+    file = folder / "config.json"
+    if not file.is_file():
+        return False
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return isinstance(config, dict) and ("policy" in config or {"obs_shape", "kind"} <= set(config))
+
+
+def load(folder: Path) -> Any:
+    """The policy that `save` wrote."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if "policy" not in config:
+        return PixelPolicy.load(folder)
+    spaces = Spaces(tuple(config["spaces"]["obs_shape"]), config["spaces"]["actions"], config["spaces"]["discrete"])
+    policy = build(config["policy"], spaces, Network(**config["network"]))
+    policy.load_state_dict(load_file(folder / "model.safetensors"))
+    return policy

@@ -1,0 +1,24 @@
+"""SAC with twin critics and a learned temperature, on a simulator: Pendulum from its three numbers."""
+
+from fovea.methods.sac import SAC
+from fovea.policies.control import Network
+from fovea.recipe import Recipe
+from fovea.trainer.replay import Replay
+
+tiny = Recipe(
+    name="sac",
+    model="network",
+    network=Network(width=64),
+    data="gym:Pendulum-v1",
+    method=SAC(),
+    max_rows=1,
+    horizon=32,
+    replay=Replay(size=10_000, start=500, batch=128),
+    updates_per_rollout=32,
+    steps=250,
+    learning_rate=1e-3,
+    betas=(0.9, 0.999),
+    max_grad_norm=0.0,
+    eval_tasks=50,
+    checkpoint_every=50,
+)

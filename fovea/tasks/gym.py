@@ -1,0 +1,95 @@
+"""Starts of a Gymnasium environment as tasks: `data="gym:CartPole-v1"`. What is paid on the way is the score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from fovea.rollout.sampling import address
+from fovea.types import Task
+
+if TYPE_CHECKING:
+    from fovea.policies.control import Spaces
+
+HELDOUT = 1 << 30
+"""Held-out starts have seeds from here on, training ones below."""
+
+
+@dataclass(frozen=True)
+class Gym:
+    """Task i is an episode that starts as its seed says; there are as many as one likes.
+
+    Attributes:
+      make: a registered id ("module:id" where a module registers it), or a function that makes one environment.
+      kwargs: its arguments.
+      stack: observations in a row that the policy sees at once.
+      split: "train" or "heldout": whose seeds. seed: another one gives other training starts.
+    """
+
+    make: Any
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    stack: int = 1
+    split: str = "train"
+    seed: int = 0
+
+    @classmethod
+    def named(cls, what: str, split: str, seed: int = 0) -> Gym:
+        """
+        Raises:
+          ValueError: no environment is named.
+        """
+        if not what:
+            raise ValueError('data "gym": found no environment, expected gym:ID such as gym:CartPole-v1')
+        return cls(what, split=split, seed=seed)
+
+    @property
+    def name(self) -> str:
+        return self.make if isinstance(self.make, str) else getattr(self.make, "__name__", type(self.make).__name__)
+
+    def heldout(self) -> Gym:
+        return replace(self, split="heldout", seed=0)
+
+    def __getitem__(self, i: int) -> Task:
+        start = HELDOUT + i if self.split == "heldout" else address(self.seed, self.name, i) % HELDOUT
+        return Task(f"{self.name}-{self.split}-{i}", self.name, (), verifier="return", meta={"seed": start})
+
+    @property
+    def anywhere(self) -> Task:
+        """The task of episodes that follow one another and start wherever the run says."""
+        return Task(self.name, self.name, (), verifier="return")
+
+    def vector(self, count: int) -> Any:
+        """`count` copies in lock-step.
+
+        Raises:
+          ImportError: Gymnasium, or the package of the environment, is not installed.
+          ValueError: there is no such environment.
+        """
+        from fovea.envs.gym import vector
+
+        try:
+            return vector(self.make, count, stack=self.stack, unit_actions=True, **self.kwargs)
+        except Exception as e:
+            if type(e).__module__.startswith("gymnasium."):
+                raise ValueError(f"gym:{self.name}: {e}") from e
+            raise
+
+    def spaces(self, envs: Any) -> Spaces:
+        """What a policy must see and do.
+
+        Raises:
+          ValueError: it shows something else than pictures (H, W, C) of bytes or vectors, or takes several kinds of actions at once.
+        """
+        from fovea.policies.control import Spaces
+
+        seen, taken = envs.single_observation_space, envs.single_action_space
+        shape = getattr(seen, "shape", None) or ()
+        picture = len(shape) == 3 and str(seen.dtype) == "uint8"
+        if not hasattr(seen, "low") or not (picture or len(shape) == 1):
+            raise ValueError(f"gym:{self.name} shows {seen}; expected a vector, or a picture (height, width, channels) of bytes")
+        if hasattr(taken, "n") and getattr(taken, "start", 0) == 0:
+            return Spaces(tuple(shape), int(taken.n), True)
+        if not hasattr(taken, "low") or len(taken.shape) != 1:
+            raise ValueError(f"gym:{self.name} takes {taken}; expected Discrete(n), or a Box of one dimension")
+        return Spaces(tuple(shape), int(taken.shape[0]), False)
