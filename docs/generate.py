@@ -362,6 +362,9 @@ CHANGES = {
     "remax": "the baseline is the greedy answer to the same task",
     "reinforce_pp": "returns normalised over the whole batch; one answer per task is enough; also with a group baseline",
     "ppo": "a value head as baseline, GAE over tokens, dual clip",
+    "sac": "a replay, twin critics, entropy by a learned temperature",
+    "td3": "a replay, twin critics, a delayed deterministic policy",
+    "dqn": "a replay, values of discrete actions, a slow copy",
     "sft": "imitates given answers, no rollouts",
     "dpo": "learns from pairs of answers, no rollouts, tied to a reference",
 }

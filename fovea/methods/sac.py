@@ -5,7 +5,7 @@
     policy = mean [α log π(ã|o) − min_i Q_i(o, ã)],   ã ~ π(·|o)
     temperature = α mean [−log π(ã|o) − H̄],   H̄ = −h dim(A)
 
-R is the sum of the L rewards of a window, each discounted (L = 1 in the paper). Q' are slow copies of the critics. What is learned is log α.
+R is the sum of the L rewards of a window, each discounted (L = 1 in the paper). Q' are slow copies of the critics; log α is learned.
 
 Departures from the paper: none with L = 1; the targets of longer windows are not corrected for the change of the policy.
 """

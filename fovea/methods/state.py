@@ -1,4 +1,4 @@
-"""What changes while a method with several optimizers trains: the method makes it (`init`) and changes it (`update`), the trainer saves it."""
+"""What changes while a method with several optimizers trains. The method makes it and changes it; the trainer passes it on and saves it."""
 
 from __future__ import annotations
 

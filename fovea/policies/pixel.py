@@ -131,6 +131,11 @@ class Senses(nn.Module):
     """
 
     LIMIT = 10.0
+    mean: Tensor
+    scale: Tensor
+    count: Tensor
+    total: Tensor
+    squares: Tensor
 
     def __init__(self, obs_shape: tuple[int, ...], normalise: bool = False):
         super().__init__()

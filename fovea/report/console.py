@@ -153,12 +153,7 @@ class Console:
                 del self._history[name][:-HISTORY]
         if self._live is not None:
             self._draw(force=step >= self.total)
-        elif not self.quiet and (
-            step % self.every == 0
-            or step in (1, self.total)
-            or not metrics.keys().isdisjoint(("eval/accuracy", "eval/return"))
-            or self._overdue()
-        ):
+        elif not self.quiet and (step % self.every == 0 or step in (1, self.total) or judged(metrics) or self._overdue()):
             self._lined = time.monotonic()
             self._print(self._line(metrics))
 

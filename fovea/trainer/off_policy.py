@@ -50,7 +50,8 @@ class OffPolicy:
 
     def __init__(self, recipe: Recipe, stream: Stream, replay: ReplayBuffer, random: Any, state: Any):
         self.recipe, self.stream, self.replay, self.random, self.state = recipe, stream, replay, random, state
-        self.policy, self.steps = stream.engine.policy, 0
+        self.policy: Any = stream.engine.policy
+        self.steps = 0
 
     def collect(self, context: Context, progress: Callable[..., None] | None) -> tuple[list[Group], dict[str, float]]:
         method = self.recipe.method

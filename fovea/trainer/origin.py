@@ -33,7 +33,7 @@ def base_digest(policy: Any) -> str:
     """SHA-256 of the weights that a run needs and no checkpoint holds: the reference's, or those under adapters; "" when there are none."""
     model = getattr(policy, "reference", None)
     model = policy.model if model is None and getattr(getattr(policy, "model", None), "adapters", None) else model
-    if not hasattr(model, "vlm"):  # a simulator's network is made anew from the recipe
+    if model is None or not hasattr(model, "vlm"):  # a simulator's network is made anew from the recipe
         return ""
     total = hashlib.sha256()
     for name, p in sorted(model.vlm.named_parameters()):
