@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fovea.batch import Batch, Needs, Streams, collate
+from fovea.batch import Batch, Needs, Streams, Windows, collate
 from fovea.types import Context, Episode, Group, Prefix, Score, Segment, Task, user
 from fovea.views import PER, View
 
@@ -174,3 +174,55 @@ def leaves_of(batch: Batch, needs: Needs) -> dict[str, Tensor]:
     g = torch.Generator().manual_seed(1)
     noise = {k: 0.3 * torch.randn(batch.mask_BT.shape, generator=g, dtype=torch.float64) for k in sorted(needs.loss)}
     return {k: ((batch.logp_old_BT if k.endswith("logp") else 0.0) + n).requires_grad_() for k, n in noise.items()}
+
+
+def check_off_policy(method: Any, r: Rules) -> list[str]:
+    """`init` and `update` of a method that learns from a replay, on small networks and random windows."""
+    from fovea.methods.state import MethodState
+    from fovea.policies.control import KINDS, Network, Spaces, build
+    from fovea.trainer.update import Adam
+
+    r.rule('`needs` is a fovea.batch.Needs with data="replay" and a known kind of policy')
+    needs = r.attempt("needs", lambda: method.needs)
+    r.need(isinstance(needs, Needs) and needs.data == "replay" and needs.policy in KINDS, f"got {needs!r:.200}; kinds: {', '.join(KINDS)}")
+    record, spaces = repr(method), Spaces((3,), 2, needs.policy == "values")
+
+    def made() -> tuple[Any, Any]:
+        torch.manual_seed(0)
+        policy = build(needs.policy, spaces, Network(4))
+        return policy, r.attempt("init(policy, adam)", method.init, policy, Adam(1e-2))
+
+    r.rule("init(policy, adam) gives a MethodState whose module `policy` is the one that acts")
+    policy, state = made()
+    r.need(isinstance(state, MethodState), f"got {type(state).__name__}")
+    r.need(state.modules.get("policy") is policy, f"the modules are {', '.join(state.modules)}; `policy` must be the very object")
+
+    r.rule("update(state, batch) gives the state and metrics that are finite scalars without gradient")
+    for key in range(3):
+        state, metrics = r.attempt("update", method.update, state, windows(spaces, key))
+    bad = {k: v for k, v in metrics.items() if not isinstance(v, Tensor) or v.ndim or v.requires_grad or not torch.isfinite(v)}
+    r.need(not bad, f"found {bad}")
+    r.need(all(bool(torch.isfinite(p).all()) for m in state.modules.values() for p in m.parameters()), "a weight is not finite")
+
+    r.rule("all that an update depends on is in the state, the policy and the batch: put back, it gives the same")
+    saved, weights = {k: v.clone() for k, v in state.tensors()}, {k: v.clone() for k, v in policy.state_dict().items()}
+    first = method.update(state, windows(spaces, 9))[1]
+    policy, state = made()
+    policy.load_state_dict(weights)
+    r.attempt("load_tensors", state.load_tensors, saved)
+    again = r.attempt("update", method.update, state, windows(spaces, 9))[1]
+    r.need(first.keys() == again.keys() and all(torch.equal(first[k], again[k]) for k in first), f"{first} once and {again} again")
+
+    r.rule("hyperparameters do not change while training")
+    r.need(repr(method) == record, f"it was {record:.80}, now {method!r:.80}; what changes belongs into the state")
+    return r.end()
+
+
+def windows(spaces: Any, key: int) -> Windows:
+    """Random windows of one unit."""
+    g = torch.Generator().manual_seed(key)
+    actions = (
+        torch.randint(spaces.actions, (6, 1), generator=g) if spaces.discrete else torch.rand((6, 1, spaces.actions), generator=g) * 2 - 1
+    )
+    obs = torch.randn((6, 2, *spaces.obs_shape), generator=g)
+    return Windows(obs, actions, torch.randn((6, 1), generator=g), torch.tensor([[False]] * 5 + [[True]]), key)

@@ -485,9 +485,11 @@ def _scored(*corrects: bool | None) -> Group:
 
 
 def check_method(method: Any) -> list[str]:
-    """Rules for `needs`, `credit(batch)` and `loss(out, batch)`, on a small ragged batch in float64."""
+    """Rules for `needs`, `credit(batch)` and `loss(out, batch)`, on a small ragged batch in float64; or for `init` and `update`."""
     from fovea import _method_checks
 
+    if _has(method, "init", "update"):
+        return _method_checks.check_off_policy(method, Rules("Method"))
     return _method_checks.check(method, Rules("Method"))
 
 
@@ -573,7 +575,7 @@ def check(thing: Any) -> list[str]:
         return check_verifier(thing)
     if _has(thing, "reset", "step"):
         return check_environment(thing)
-    if _has(thing, "credit", "loss"):
+    if _has(thing, "credit", "loss") or _has(thing, "init", "update"):
         return check_method(thing)
     if _has(thing, "encode", "prefill"):
         return check_policy(thing)
@@ -588,7 +590,7 @@ def check(thing: Any) -> list[str]:
     raise ContractError(
         f"{type(thing).__name__} ({_members(thing)}) has the shape of no part; expected a verifier (a function f(answer, task), or "
         "`scope` and `score`), an environment (reset, step), a source (__getitem__), a sampler (next, state_dict), a gate (admit), "
-        "a method (credit, loss) or a policy (encode, prefill)"
+        "a method (credit, loss; or init, update) or a policy (encode, prefill)"
     )
 
 

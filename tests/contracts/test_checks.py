@@ -1,6 +1,8 @@
 """Every built-in part keeps its contract; every broken one fails with the rule that it breaks."""
 
+import copy
 import dataclasses
+import itertools
 import random as python_random
 import textwrap
 from pathlib import Path
@@ -25,6 +27,7 @@ from fovea.checks import (
 )
 from fovea.envs.answer import Answer
 from fovea.envs.zoom import Zoom
+from fovea.methods.sac import SAC
 from fovea.tasks.gates import AccuracyRange, All, DynamicSampling
 from fovea.tasks.samplers import Mixture, Sequential, Shuffled
 from fovea.tasks.worlds import World
@@ -293,7 +296,29 @@ def test_gates_that_break_a_rule():
 
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_built_in_methods(name):
-    assert len(check(methods.get(name)())) == 8
+    method = methods.get(name)()
+    assert len(check(method)) == (5 if method.needs.data == "replay" else 8)
+
+
+def broken_sac(**parts):
+    """SAC with something broken."""
+    return type("Mine", (), {**{k: getattr(SAC, k) for k in ("needs", "init", "update")}, **vars(SAC()), **parts})()
+
+
+def test_the_rules_of_methods_that_learn_from_a_replay():
+    keys = itertools.count()
+
+    def noisy(self, state, batch):
+        return SAC.update(self, state, dataclasses.replace(batch, key=1000 * next(keys)))
+
+    def nan(self, state, batch):
+        state, metrics = SAC.update(self, state, batch)
+        return state, {**metrics, "loss/mine": torch.tensor(float("nan"))}
+
+    breaks(1, check_method, broken_sac(needs=Needs(data="replay", policy="nobody")), said="nobody")
+    breaks(2, check_method, broken_sac(init=lambda self, policy, adam: SAC().init(copy.deepcopy(policy), adam)), said="very object")
+    breaks(3, check_method, broken_sac(update=nan), said="loss/mine")
+    breaks(4, check_method, broken_sac(update=noisy), said="again")
 
 
 @dataclasses.dataclass

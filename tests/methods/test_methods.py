@@ -23,7 +23,7 @@ from fovea.methods.rloo import RLOO
 from fovea.methods.sft import SFT
 from fovea.trainer.update import evaluate_all
 from fovea.types import Episode, Group, Prefix, Score, Segment, Task, user
-from tests.methods.toy import T_MAX, Toy, gold, pairs, rollout
+from tests.methods.toy import CREDITED, T_MAX, Toy, gold, pairs, rollout
 
 
 def credited(method, policy, groups, max_tokens=T_MAX):
@@ -94,7 +94,7 @@ def test_an_unknown_switch_is_refused_when_the_method_is_made(field, value):
         GRPO(**{field: value})
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if n not in ("sft", "dpo")])
+@pytest.mark.parametrize("name", [n for n in CREDITED if n not in ("sft", "dpo")])
 def test_the_reference_is_asked_for_only_when_beta_is_not_zero(name):
     assert "reference/logp" not in get(name)(beta=0.0).needs.before
     assert "reference/logp" in get(name)(beta=0.1).needs.before
@@ -102,7 +102,7 @@ def test_the_reference_is_asked_for_only_when_beta_is_not_zero(name):
     assert "entropy" in get(name)(entropy_coef=0.1).needs.loss
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", CREDITED)
 def test_reading_an_undeclared_stream_is_an_error(name):
     method, policy = get(name)(), Toy().set_reference()
     groups = {"pairs": pairs, "responses": gold}.get(method.needs.data, rollout)(policy)
@@ -424,7 +424,7 @@ def test_the_value_loss_pulls_towards_the_returns():
     assert torch.allclose(grad, step.sum((0, 1)) / batch.totals.tokens, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if n not in ("gspo", "cispo")])
+@pytest.mark.parametrize("name", [n for n in CREDITED if n not in ("gspo", "cispo")])
 def test_gradients_of_the_whole_loss_by_finite_differences(name):
     """GSPO and CISPO detach on purpose, so value and gradient differ: tests/math/test_surrogates.py has theirs."""
     policy = Toy().set_reference()

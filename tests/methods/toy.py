@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from fovea.batch import Batch
+from fovea.methods import METHODS, get
 from fovea.types import Episode, Group, Prefix, Score, Segment, Task, user
 
+CREDITED = [n for n in METHODS if get(n)().needs.data != "replay"]
+"""The methods with credit and loss; the others learn from a replay."""
 V, T_MAX, PROMPTS, A, D = 5, 10, 4, 2, 6
 
 
