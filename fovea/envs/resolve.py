@@ -6,11 +6,17 @@ import difflib
 import inspect
 import typing
 from collections.abc import Callable
+from ctypes.util import find_library
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pkgutil import resolve_name
 from typing import Any
+
+from fovea.envs.pool import Pool
+
+APT = {"EGL": "libegl1", "GL": "libgl1", "GLU": "libglu1-mesa"}
+"""System library -> the package of Debian that brings it."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +26,9 @@ class Listed:
     Attributes:
       where: "module:class or function" that makes one; its first parameter is the word, the others are the options.
       summary: one line.
-      extra: what brings the packages it needs; "" for the library's own. packages: modules that must be there.
       example: a name that works.
+      extra: what brings the packages it needs; "" for the library's own. packages: modules that must be there.
+      libraries: of the system, as the linker calls them.
     """
 
     where: str
@@ -29,23 +36,48 @@ class Listed:
     example: str
     extra: str = ""
     packages: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
 
     def problem(self) -> str:
         """Why it cannot run here; "" where it can. Nothing is imported."""
         absent = [p for p in self.packages if find_spec(p) is None]
-        return f"missing {', '.join(absent)}: pip install 'fovea-rl[{self.extra}]'" if absent else ""
+        if absent:
+            return f"missing {', '.join(absent)}: pip install 'fovea-rl[{self.extra}]'"
+        unlinked = [name for name in self.libraries if find_library(name) is None]
+        return f"missing the system libraries {', '.join(unlinked)} (Debian: {' '.join(APT[n] for n in unlinked)})" if unlinked else ""
 
 
 ENVIRONMENTS: dict[str, Listed] = {
     "cards": Listed("fovea.envs.cards:Cards", "card games: NumberLine, EZPoints, Points24, Blackjack", "cards:points24"),
     "house": Listed("fovea.envs.house:House", "walks through a house by instructions, in the first person", "house:near"),
     "zoom": Listed("fovea.envs.zoom:Zoom", "a question about a picture, with a tool that enlarges a part of it", "zoom"),
+    "minigrid": Listed(
+        "fovea.envs.simulators:minigrid",
+        "MiniGrid and BabyAI: rooms of squares, missions in words",
+        "minigrid:BabyAI-GoToLocal-v0",
+        extra="sim",
+        packages=("gymnasium", "minigrid"),
+    ),
+    "miniworld": Listed(
+        "fovea.envs.simulators:miniworld",
+        "MiniWorld: rooms in three dimensions, in the first person",
+        "miniworld:MiniWorld-OneRoom-v0",
+        extra="sim",
+        packages=("gymnasium", "miniworld", "pyglet"),
+        libraries=("EGL", "GL", "GLU"),
+    ),
+    "atari": Listed("fovea.envs.simulators:atari", "Atari games", "atari:ALE/Pong-v5", extra="sim", packages=("gymnasium", "ale_py")),
+    "vizdoom": Listed(
+        "fovea.envs.simulators:vizdoom", "scenarios of Doom", "vizdoom:VizdoomBasic-v1", extra="sim", packages=("gymnasium", "vizdoom")
+    ),
 }
 """Every environment that a recipe may name."""
 
 
 def environment(given: Any) -> Any:
     """The factory behind a name of `ENVIRONMENTS`; anything else is returned as it is. One is made to see that it can be.
+
+    Those that need other packages are slow to make, and are lent to one episode after another.
 
     Raises:
       ValueError: an unknown name, with the nearest, or an option that the environment does not have.
@@ -66,6 +98,7 @@ def environment(given: Any) -> Any:
     if len(words) > 1:
         raise ValueError(f"environment = {given!r}: found {len(words)} words, {', '.join(words)}; expected one, and options KEY=VALUE")
     make = partial(target, *words, **chosen)
+    make = Pool(make) if listed.extra else make
     made = make()
     if hasattr(made, "close"):
         made.close()

@@ -18,10 +18,10 @@ def answered(text: str, reply: str) -> str:
 
 
 def last_named(text: str, actions: Sequence[str]) -> int | None:
-    """Index of the action that `text` names last (upper and lower case alike); None when it names none."""
-    found = [(text.lower().rfind(name.lower()), len(name), i) for i, name in enumerate(actions)]
-    at, _, index = max(found)
-    return index if at >= 0 else None
+    """Index of the action that `text` names last (upper and lower case alike), of two that end together the longer; None for none."""
+    ends = [(at + len(name) if (at := text.lower().rfind(name.lower())) >= 0 else -1, len(name), i) for i, name in enumerate(actions)]
+    end, _, index = max(ends)
+    return index if end >= 0 else None
 
 
 def only_named(text: str, actions: Sequence[str]) -> int | None:

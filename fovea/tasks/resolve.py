@@ -18,6 +18,7 @@ SOURCES: dict[str, str] = {
     "bars": "fovea.tasks.bars:Bars",
     "cards": "fovea.tasks.cards:Deals",
     "house": "fovea.tasks.house:Walks",
+    "seeds": "fovea.tasks.seeds:Seeds",
 }
 """Procedural sources by name. ``data="NAME:what"`` calls the class method ``named(what, split, seed)``; split is "train" or "heldout"."""
 

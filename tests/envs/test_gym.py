@@ -67,7 +67,7 @@ def test_last_named(text, index):
 
 
 def test_the_longer_of_two_names_at_the_same_place_wins():
-    assert last_named("turn right", ("turn", "turn right")) == 1
+    assert last_named("turn right", ("turn", "turn right")) == 1 and last_named("RIGHTFIRE", ("fire", "rightfire", "right")) == 1
 
 
 def test_vector_has_no_autoreset():

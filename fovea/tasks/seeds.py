@@ -1,0 +1,44 @@
+"""Starts of an environment, for simulators that deal their own tasks: "seeds:NAME", where NAME is what the metrics are called.
+
+    fovea train --data seeds:grid --environment minigrid:BabyAI-GoToLocal-v0
+
+Task i is a seed, the same every time; training and held-out seeds are different ones. Score is the return.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fovea.tasks.worlds import SPLITS, split_of
+from fovea.types import Task, user
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """An infinite source without state.
+
+    Attributes:
+      name: of the source. split: "train" or "heldout". seed: another seed is another stream of the same split.
+    """
+
+    name: str = "start"
+    split: str = "train"
+    seed: int = 0
+
+    @classmethod
+    def named(cls, what: str, split: str, seed: int) -> Seeds:
+        return cls(what or "start", split, seed)
+
+    def heldout(self) -> Seeds:
+        return replace(self, split="heldout")
+
+    def __getitem__(self, i: int) -> Task:
+        if i < 0:
+            raise IndexError(f"index: found {i}, expected 0 or more (seeds have no end to count from)")
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, SPLITS.index(self.split), i])))
+        while split_of(("seed", start := int(rng.integers(2**31)))) != self.split:
+            pass
+        asked = user(f"Start {start}", images=0)
+        return Task(f"{self.name}/{self.split}/{self.seed}/{i}", self.name, asked, verifier="return", meta={"seed": start})
