@@ -16,6 +16,11 @@ HELDOUT = 1 << 30
 """Held-out starts have seeds from here on, training ones below."""
 
 
+def start_seed(name: str, split: str, seed: int, i: int) -> int:
+    """The environment's seed for start i of a split; no held-out one is among those for training."""
+    return HELDOUT + i if split == "heldout" else address(seed, name, i) % HELDOUT
+
+
 @dataclass(frozen=True)
 class Gym:
     """Task i is an episode that starts as its seed says; there are as many as one likes.
@@ -51,7 +56,7 @@ class Gym:
         return replace(self, split="heldout", seed=0)
 
     def __getitem__(self, i: int) -> Task:
-        start = HELDOUT + i if self.split == "heldout" else address(self.seed, self.name, i) % HELDOUT
+        start = start_seed(self.name, self.split, self.seed, i)
         return Task(f"{self.name}-{self.split}-{i}", self.name, (), verifier="return", meta={"seed": start})
 
     @property

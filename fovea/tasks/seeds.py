@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from fovea.tasks.worlds import SPLITS, split_of
+from fovea.tasks.gym import start_seed
 from fovea.types import Task, user
 
 
@@ -37,8 +35,6 @@ class Seeds:
     def __getitem__(self, i: int) -> Task:
         if i < 0:
             raise IndexError(f"index: found {i}, expected 0 or more (seeds have no end to count from)")
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, SPLITS.index(self.split), i])))
-        while split_of(("seed", start := int(rng.integers(2**31)))) != self.split:
-            pass
+        start = start_seed(self.name, self.split, self.seed, i)
         asked = user(f"Start {start}", images=0)
         return Task(f"{self.name}/{self.split}/{self.seed}/{i}", self.name, asked, verifier="return", meta={"seed": start})
