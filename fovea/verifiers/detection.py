@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -174,7 +174,7 @@ def detection(*, reward: Rewarded = "od_length", at: float = 0.5, scale: float |
             value = judges[reward](pairs) if found.labels else 0.0
         else:
             value = float(found.none)
-        hits = [p for p, _ in once(pair for pair in near(pairs.overlap_PG, at) if pairs.named(*pair))]
+        hits = [p for p, _ in once(pairs.named(pairs.half if at == 0.5 else near(pairs.overlap_PG, at)))]
         return _placed(value, _measured(pairs, len(hits)), found, gold, hits, image)
 
     return PerEpisode("detection", judge)
@@ -188,9 +188,15 @@ class Pairs:
     gold: Detections
     overlap_PG: Array
 
-    def named(self, p: int, g: int) -> bool:
-        """Whether the labels of a pair are equal, whatever their case."""
-        return self.found.names[p] == self.gold.names[g]
+    def named(self, pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Those with equal labels, whatever their case."""
+        found, gold = self.found.names, self.gold.names
+        return [(p, g) for p, g in pairs if found[p] == gold[g]]
+
+    @cached_property
+    def half(self) -> list[tuple[int, int]]:
+        """Those that overlap by 0.5 or more, by falling overlap."""
+        return near(self.overlap_PG, 0.5)
 
     @cached_property
     def value_PG(self) -> Array:
@@ -212,9 +218,9 @@ def _od_length(pairs: Pairs) -> float:
 
 
 def _weighted_sum(pairs: Pairs) -> float:
-    matched = greedy(pairs.overlap_PG, 0.5)
+    matched = once(pairs.half)
     P, G = pairs.overlap_PG.shape
-    position = sum(pairs.overlap_PG[p, g] for p, g in matched if pairs.named(p, g)) / G
+    position = sum(pairs.overlap_PG[p, g] for p, g in pairs.named(matched)) / G
     return float(0.7 * position + 0.3 * (1 - ((G - len(matched)) / G + (P - len(matched)) / P) / 2))
 
 
@@ -316,7 +322,7 @@ def label_first(pairs: Pairs, least: float) -> list[tuple[int, int]]:
 
 def iou_first(pairs: Pairs, least: float) -> list[tuple[int, int]]:
     """Pairs of falling overlap whatever their labels, of which those of one label are kept."""
-    return [(p, g) for p, g in greedy(pairs.overlap_PG, least) if pairs.named(p, g)]
+    return pairs.named(greedy(pairs.overlap_PG, least))
 
 
 PAIRINGS: dict[str, Pairing] = {"iou_max_label_first": label_first, "iou_max_iou_first": iou_first}
