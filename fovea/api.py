@@ -13,7 +13,8 @@ import torch
 from fovea import starts
 from fovea.device import check as check_device
 from fovea.envs.resolve import environment
-from fovea.policies import control
+from fovea.policies import control, generators
+from fovea.policies.chain import GaussianChain
 from fovea.recipe import Recipe
 from fovea.report.metrics import headline, judged
 from fovea.trainer import checkpoint as ckpt
@@ -57,9 +58,10 @@ class Run:
     train_seconds: float
 
 
-def load_policy(model: str | Path = "tiny", **options: Any) -> HFVLM:
+def load_policy(model: str | Path = "tiny", **options: Any) -> Any:
     """A language policy from "tiny", a checkpoint folder, a run folder (its last checkpoint), or "SLUG:NAME", the model that a recipe makes
-    (`fovea.starts`). Options as in `HFVLM.load`. A folder that holds the network of a simulator gives that; it has no options.
+    (`fovea.starts`). Options as in `HFVLM.load`. A folder that holds the network of a simulator gives that; it has no options. One with a
+    model that makes samples by denoising gives that (`fovea.policies.generators`).
     """
     from transformers.utils.logging import disable_progress_bar
 
@@ -70,6 +72,8 @@ def load_policy(model: str | Path = "tiny", **options: Any) -> HFVLM:
     given = starts.folder(str(model)) if starts.recipe(model) else model
     found = ckpt.find(Path(given))
     folder = found.model if found else given
+    if generators.kind(folder):
+        return generators.load(folder, **options)
     return control.load(Path(folder)) if control.saved(Path(folder)) else HFVLM.load(folder, **options)
 
 
@@ -449,11 +453,13 @@ def needs_reference(recipe: Recipe) -> bool:
 def build_policy(recipe: Recipe, model: Path | None = None, device: str | None = None, source: Any = None) -> Any:
     """The recipe's policy with its own weights or those of the checkpoint `model`, on `device` (default: the recipe's).
 
-    `source` is that of the training tasks, if it is a simulator.
+    `source` is that of the training tasks, for a model that is made for them.
     """
     if simulated(source):
         return build_network(recipe, model, source)
     device = device or recipe.device
+    if generators.kind(starts.root(recipe.model)):
+        return build_generator(recipe, model, device, source)
     fresh = {"lora": recipe.lora, "seed": recipe.seed} if model is None else {}
     policy = load_policy(model or recipe.model, **{**policy_options(recipe), "device": device}, **fresh)
     policy.temperature = recipe.sampling.temperature or 1.0
@@ -463,6 +469,32 @@ def build_policy(recipe: Recipe, model: Path | None = None, device: str | None =
             policy.set_reference()
         else:
             policy.reference = load_policy(recipe.model, dtype=recipe.dtype, device=device).model.requires_grad_(False)
+    return policy
+
+
+def check_generator(recipe: Recipe) -> None:
+    """
+    Raises:
+      ValueError: fields of language models, which would do nothing.
+    """
+    unused = {"lora.rank": recipe.lora.rank, "freeze": recipe.freeze, "engine": recipe.engine != "local", "offload": recipe.offload}
+    unused |= {"environment": recipe.environment, "program": recipe.program, "dynamic_sampling": recipe.dynamic_sampling}
+    if found := [name for name, value in unused.items() if value]:
+        raise ValueError(
+            f"model {recipe.model!r} makes samples by denoising, where {', '.join(found)} has no meaning; expected the default"
+        )
+
+
+def build_generator(recipe: Recipe, model: Path | None, device: str, source: Any) -> Any:
+    """A policy that makes samples by denoising, with its reference where the method asks for one."""
+    check_generator(recipe)
+    options = {"dtype": recipe.dtype, "device": device, "gradient_checkpointing": recipe.gradient_checkpointing}
+    start = starts.folder(recipe.model) if starts.recipe(recipe.model) else recipe.model
+    policy = generators.load(start, source, recipe.seed, **options)
+    if needs_reference(recipe):
+        policy.set_reference()
+    if model is not None:
+        policy.load_weights(model)
     return policy
 
 
@@ -527,6 +559,10 @@ def build_engine(recipe: Recipe, policy: Any, source: Any = None) -> Any:
         from fovea.rollout.vector import VectorEngine
 
         return VectorEngine(policy, source.vector(recipe.max_rows), recipe.seed, senses=policy.senses)
+    if isinstance(policy, GaussianChain):
+        from fovea.rollout.denoise import DenoiseEngine
+
+        return DenoiseEngine(policy, seed=recipe.seed, max_rows=recipe.max_rows)
     parts = own_parts(recipe)
     if recipe.engine == "local":
         return Engine(policy, seed=recipe.seed, max_rows=recipe.max_rows, **parts)

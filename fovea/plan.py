@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fovea import starts
 from fovea.device import problem
+from fovea.policies import generators
 from fovea.recipe import Recipe
 from fovea.types import Task, user
 
@@ -79,12 +80,16 @@ def plan(recipe: Recipe) -> tuple[str, list[str]]:
     data = api.described(*sources) if sources else None
     simulator, lacks_simulator = _try(lambda: simulated(recipe, sources[0])) if sources else ([], [])
     lacks += lacks_simulator
-    folder, lacks_model = _try(lambda: checkpoint(recipe.model)) if simulator == [] else (None, [])
+    draws = generators.kind(starts.root(recipe.model))
+    folder, lacks_model = _try(lambda: checkpoint(recipe.model)) if simulator == [] and not draws else (None, [])
     lacks += lacks_model
     published = CONFIGS / f"{Path(recipe.model).name}.json"
     tasks = assumed() if data is None else []
     if simulator != []:
         counted = simulator or []
+    elif draws:
+        counted, lacks_draws = _try(lambda: generator(recipe, sources[0] if sources else None))
+        lacks += lacks_draws
     elif folder is not None:
         counted = memory(recipe if recipe.model == "tiny" else recipe.replace(model=str(folder)), tasks)
     elif published.is_file():
@@ -99,7 +104,7 @@ def plan(recipe: Recipe) -> tuple[str, list[str]]:
         "recipe": [f"{k} = {json.dumps(v)}" for k, v in recipe.to_json().items()],
         "batch": [arithmetic(recipe)],
         "data": data or [],
-        "memory": counted,
+        "memory": counted or [],
     }
     lacks += _try(lambda: sinks.check(recipe.sinks))[1]
     lacks += [why] if (why := problem(recipe.device)) else []
@@ -117,6 +122,22 @@ def simulated(recipe: Recipe, source: Any) -> list[str]:
     taken = f"{spaces.actions} actions" if spaces.discrete else f"actions of dimension {spaces.actions} in [-1, 1]"
     weights = sum(p.numel() for p in policy.parameters())
     return [f"a policy of {weights / 1e3:.1f} k parameters, observations {spaces.obs_shape}, {taken}"]
+
+
+def generator(recipe: Recipe, source: Any) -> list[str]:
+    """What is known of a model that makes samples by denoising."""
+    from fovea import api
+
+    api.check_generator(recipe)
+    root = starts.root(recipe.model)
+    if generators.kind(root) == generators.LARGE:
+        from fovea.policies import pipeline
+
+        pipeline.parts()
+        return [f"{root}: no estimate, its config.json does not come with fovea"]
+    policy = generators.load(root, source)
+    weights = sum(p.numel() for p in policy.parameters())
+    return [f"a denoiser of {weights / 1e3:.1f} k parameters, {policy.steps} steps to a sample of {policy.dim} numbers"]
 
 
 def _try(look: Callable[[], T]) -> tuple[T | None, list[str]]:

@@ -151,6 +151,7 @@ class Turn:
     """A human-readable record of one exchange, for verifiers, logs and the run page.
 
     `measures` are numbers that the environment took after this turn, by name (its ``info["measures"]``): success, length of the path, ...
+    `drawn` is the picture that the policy made in this turn.
     """
 
     text: str
@@ -158,6 +159,7 @@ class Turn:
     reward: float = 0.0
     stop: str = "eos"
     measures: Mapping[str, float] = field(default_factory=dict)
+    drawn: Image | None = None
 
 
 @dataclass
@@ -190,6 +192,11 @@ class Episode:
     def text(self) -> str:
         """What the policy said in its last turn."""
         return self.turns[-1].text if self.turns else ""
+
+    @property
+    def drawn(self) -> Image | None:
+        """The picture that the policy made in its last turn."""
+        return self.turns[-1].drawn if self.turns else None
 
     @property
     def length(self) -> int:

@@ -23,6 +23,8 @@ METHODS: dict[str, str] = {
     "sac": "fovea.methods.sac:SAC",
     "td3": "fovea.methods.td3:TD3",
     "dqn": "fovea.methods.dqn:DQN",
+    "ddpo": "fovea.methods.ddpo:DDPO",
+    "prdp": "fovea.methods.prdp:PRDP",
     "sft": "fovea.methods.sft:SFT",
     "dpo": "fovea.methods.dpo:DPO",
 }

@@ -31,6 +31,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "scale": SCALES,
     "behaviour": ratios.BEHAVIOUR,
     "reward": ("auto", "score", "steps"),
+    "time_reduce": ("mean", "sum"),
+    "dim_reduce": ("mean", "sum"),
 }
 
 
@@ -63,6 +65,14 @@ def members(batch: Batch) -> Tensor:
     """(E,) bool: the scored episodes that are learned from (given answers included, baselines not)."""
     role_E = torch.tensor([r in ("sample", "gold") for r in batch.role_E], device=batch.ok_E.device)
     return batch.ok_E & role_E
+
+
+def prompts(batch: Batch) -> Tensor:
+    """(E,) long: equal for episodes with the same prompt, also where they are of several groups."""
+    prompt_E = batch.group_E.clone()
+    apart = int(prompt_E.max()) + 1
+    prompt_E[batch.episode_B] = torch.where(batch.prefix_B < 0, prompt_E[batch.episode_B], apart + batch.prefix_B)
+    return prompt_E
 
 
 def score_with_kl(batch: Batch, beta: float, kl: str, kl_in: str) -> Tensor:
@@ -147,6 +157,11 @@ def advantage(batch: Batch) -> Tensor:
     if batch.adv_BT is None:
         raise ValueError("batch.adv_BT is missing; expected method.credit(batch) before method.loss")
     return batch.adv_BT
+
+
+def per_dimension(x_BT: Tensor, batch: Batch, reduce: str) -> Tensor:
+    """A sum of log-densities over the dimensions of a continuous unit, as their "mean"; "sum" leaves it."""
+    return x_BT / max(1, batch.actions_BT[0, 0].numel()) if reduce == "mean" else x_BT
 
 
 def log_ratio(out: Streams, batch: Batch) -> Tensor:

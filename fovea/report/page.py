@@ -134,7 +134,7 @@ def _ordered(reader: Reader) -> Iterator[tuple[str, int]]:
 
 def _pictures(record: Mapping[str, Any]) -> list[str]:
     turns = [t for e in record["episodes"] for t in e.get("turns") or [] if isinstance(t, dict)]
-    shown = [*record["images"], *(i for t in turns for i in t.get("images") or [])]
+    shown = [*record["images"], *(i for t in turns for i in (*(t.get("images") or []), t.get("drawn")))]
     return list(dict.fromkeys(str(i.get("file")) for i in shown if isinstance(i, dict)))
 
 

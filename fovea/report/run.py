@@ -284,6 +284,7 @@ class RunFolder:
                     "stop": t.stop,
                     "messages": _messages(t.observation.messages) if k else [],
                     "images": [self._save_image(i) for i in t.observation.images] if k else [],
+                    **({"drawn": self._save_image(t.drawn)} if t.drawn is not None else {}),
                 }
                 for k, t in enumerate(e.turns)
             ],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from fovea.types import Context, Episode, Segment, Task, Turn
+from fovea.rollout.sampling import address
+from fovea.types import Context, Episode, Prefix, Segment, Task, Turn
 
 
 def gold_text(task: Task) -> str:
@@ -55,8 +56,22 @@ def given_ids(policy: Any, text: str) -> list[int]:
     return [*policy.encode_text(text), closing]
 
 
+def chain_segment(prefix: Prefix, units: Mapping[str, Any], version: int) -> Segment:
+    """The row of a denoising chain, from what a denoiser says of it: "actions", "logp", "mask", and what each step saw."""
+    rest = dict(units)
+    actions, logp, mask = rest.pop("actions"), rest.pop("logp").float(), rest.pop("mask")
+    turn = torch.zeros(len(actions), dtype=torch.long)
+    return Segment(prefix, actions, mask, logp, turn, version=torch.full_like(turn, version), extras=rest)
+
+
 def given_episode(policy: Any, task: Task, prefix: Any, text: str, role: str, context: Context) -> Episode:
-    """An episode whose answer was not sampled: `text` and the end-of-sequence token, with log-probabilities left at zero."""
+    """An episode whose answer was not sampled, with log-probabilities left at zero: `text` and the end-of-sequence token.
+
+    To a denoiser `text` says the numbers of a sample, and the episode is a chain that ends there.
+    """
+    if hasattr(policy, "noised"):
+        chain = policy.noised(text, address(context.step, task.id, role))
+        return Episode(f"{task.id}/{role}", task, role, [chain_segment(prefix, chain, context.policy_version)], [Turn(text)])
     ids = torch.tensor(given_ids(policy, text))
     n = len(ids)
     segment = Segment(

@@ -19,6 +19,7 @@ SOURCES: dict[str, str] = {
     "cards": "fovea.tasks.cards:Deals",
     "house": "fovea.tasks.house:Walks",
     "seeds": "fovea.tasks.seeds:Seeds",
+    "spots": "fovea.tasks.spots:Spots",
 }
 """Procedural sources by name. ``data="NAME:what"`` calls the class method ``named(what, split, seed)``; split is "train" or "heldout"."""
 

@@ -33,10 +33,11 @@ def base_digest(policy: Any) -> str:
     """SHA-256 of the weights that a run needs and no checkpoint holds: the reference's, or those under adapters; "" when there are none."""
     model = getattr(policy, "reference", None)
     model = policy.model if model is None and getattr(getattr(policy, "model", None), "adapters", None) else model
-    if model is None or not hasattr(model, "vlm"):  # a simulator's network is made anew from the recipe
+    model = next(iter(model), None) if isinstance(model, list) else model
+    if model is None:
         return ""
     total = hashlib.sha256()
-    for name, p in sorted(model.vlm.named_parameters()):
+    for name, p in sorted(getattr(model, "vlm", model).named_parameters()):
         if not p.requires_grad:
             total.update(f"{name} {tuple(p.shape)} {p.dtype} ".encode())
             total.update(p.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fovea.types import Task, Verifier
-from fovea.verifiers import answers, detection, permutation
+from fovea.verifiers import answers, detection, drawn, permutation
 from fovea.verifiers.core import FunctionVerifier, PerEpisode, Unscorable, With, as_score, function
 from fovea.verifiers.form import cosine_length, format, length, random, repetition
 from fovea.verifiers.mathematics import math
@@ -28,6 +28,7 @@ VERIFIERS: dict[str, Callable[..., Verifier]] = {
     **answers.FACTORIES,
     **detection.FACTORIES,
     **permutation.FACTORIES,
+    **drawn.FACTORIES,
     "math": math,
     "program": program,
     "format": format,

@@ -28,6 +28,7 @@ VARIANTS = {
     "visurf": [{}, {"smoothing": False, "clip_label": False, "thinking": ("format", 0.5)}],
     "vision-sr1": [{}, {"mode": "multi", "beta": 0.1}, {"mode": "additive", "kl": "k1", "kl_in": "reward"}],
     "dpo": [{}, {"label_smoothing": 0.1, "nll_coef": 0.2}],
+    "prdp": [{"beta": 0.5, "eps": 0.05}, {"beta": 0.5, "eps": 0.0, "time_reduce": "sum", "ties": True}],
 }
 CASES = [(name, options) for name in CREDITED for options in VARIANTS.get(name, [{}])]
 

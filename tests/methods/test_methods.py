@@ -94,7 +94,7 @@ def test_an_unknown_switch_is_refused_when_the_method_is_made(field, value):
         GRPO(**{field: value})
 
 
-@pytest.mark.parametrize("name", [n for n in CREDITED if n not in ("sft", "dpo")])
+@pytest.mark.parametrize("name", [n for n in CREDITED if n not in ("sft", "dpo", "prdp")])
 def test_the_reference_is_asked_for_only_when_beta_is_not_zero(name):
     assert "reference/logp" not in get(name)(beta=0.0).needs.before
     assert "reference/logp" in get(name)(beta=0.1).needs.before
@@ -428,7 +428,7 @@ def test_the_value_loss_pulls_towards_the_returns():
 def test_gradients_of_the_whole_loss_by_finite_differences(name):
     """GSPO and CISPO detach on purpose, so value and gradient differ: tests/math/test_surrogates.py has theirs."""
     policy = Toy().set_reference()
-    method = get(name)()
+    method = get(name)(**({"beta": 0.5, "eps": 0.05} if name == "prdp" else {}))  # its published scale is that of the finite difference
     groups = {"pairs": pairs, "responses": gold}.get(method.needs.data)
     batch = credited(method, policy, groups(policy, groups=2) if groups else rollout(policy, groups=2, failed=False, off_policy=0.2))
 

@@ -276,7 +276,8 @@ function turns(g, e) {
     const turn = told[k] || {}, seen = (turn.images || []).map((i) => picture(g.run, i)), words = (turn.messages || []).flatMap(parts).filter((p) => p.type === "text" && p.text).map((p) => p.text).join(" ");
     if (k && (seen.length || words)) out.push(h("div", { class: "env" }, words ? h("p", null, words) : null, seen.length ? h("div", { class: "seen" }, seen) : null));
     const own = placed ? tokens.filter((t) => t.turn === k) : k ? [] : tokens;
-    const text = own.length ? own.map((t) => token(t, reach)) : tokens.length ? null : turn.text || (k ? "" : e.text) || h("em", null, "(nothing)");
+    if (turn.drawn) out.push(h("div", { class: "seen" }, picture(g.run, turn.drawn)));
+    const text = own.length ? own.map((t) => token(t, reach)) : tokens.length ? null : turn.text || (k ? "" : e.text) || (turn.drawn ? "" : h("em", null, "(nothing)"));
     if (text) out.push(h("div", { class: "text" }, text, known(turn.reward) && turn.reward ? h("em", { class: "rest" }, " reward " + number(turn.reward)) : null));
   }
   return out;

@@ -1,0 +1,62 @@
+"""Spots: numbered prompts, each with a place of its own where a denoiser learns to put its points, and another where they earn more.
+
+    "spots"        400 prompts; "spots:8" has 8
+
+The reward −0.2 w_c ‖x − target_c‖² + b_c differs from prompt to prompt in weight (lognormal, σ 0.7) and offset (normal, σ 3): what a method
+without statistics of every prompt must not take for merit. `meta["response"]` is a point at the prompt's own place, for pretraining.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fovea.policies.denoiser import Canvas
+from fovea.tasks.worlds import SPLITS
+from fovea.types import Task, user
+
+PROMPTS = 400
+SPREAD = 0.3  # standard deviation of a prompt's own points
+WORLD = 20240211  # the prompts are the same for every seed, as a start is trained on them once
+
+
+@dataclass(frozen=True)
+class Spots:
+    """An infinite source without state; see the file's head. Training draws prompts at random, held-out tasks take them in turn.
+
+    Attributes:
+      prompts: how many there are. split: "train" or "heldout". seed: another seed is another stream of the same split.
+    """
+
+    prompts: int = PROMPTS
+    split: str = "train"
+    seed: int = 0
+
+    @classmethod
+    def named(cls, what: str, split: str, seed: int) -> Spots:
+        """
+        Raises:
+          ValueError: not a number of prompts.
+        """
+        if what and not (what.isdecimal() and int(what)):
+            raise ValueError(f"data 'spots:{what}'; expected the number of prompts, such as 'spots:{PROMPTS}'")
+        return cls(int(what or PROMPTS), split, seed)
+
+    @property
+    def canvas(self) -> Canvas:
+        return Canvas((2,), self.prompts)
+
+    def heldout(self) -> Spots:
+        return replace(self, split="heldout")
+
+    def __getitem__(self, i: int) -> Task:
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, SPLITS.index(self.split), i])))
+        c = int(rng.integers(self.prompts)) if self.split == "train" else i % self.prompts
+        own = np.random.Generator(np.random.Philox(np.random.SeedSequence([WORLD, self.prompts, c])))
+        centre, aside = own.uniform(-1.5, 1.5, 2), own.normal(0.0, 0.8, 2)
+        params = {"weight": round(0.2 * float(own.lognormal(0.0, 0.7)), 6), "bias": round(float(own.normal(0.0, 3.0)), 6)}
+        said = " ".join(f"{x:.4f}" for x in rng.normal(centre, SPREAD))
+        name = f"spots/{self.split}/{self.seed}/{i}"
+        target = [round(float(x), 4) for x in centre + aside]
+        return Task(name, "spots", user(f"spot {c}", images=0), answer=target, verifier="nearness", params=params, meta={"response": said})
