@@ -45,10 +45,8 @@ class Schedule:
         alpha = kept / after
         beta, rest = 1 - alpha, 1 - kept
         variance = beta if large else (1 - after) / rest * beta
-        return cls(
-            *(x.float() for x in (kept.sqrt(), rest.sqrt(), after.sqrt() * beta / rest, alpha.sqrt() * (1 - after) / rest)),
-            variance.sqrt().float(),
-        )
+        to_sample, to_here = after.sqrt() * beta / rest, alpha.sqrt() * (1 - after) / rest
+        return cls(kept.sqrt().float(), rest.sqrt().float(), to_sample.float(), to_here.float(), variance.sqrt().float())
 
     @classmethod
     def linear(cls, steps: int, first: float, last: float) -> Schedule:

@@ -33,6 +33,8 @@ class GaussianChain(nn.Module):
       gradient_checkpointing: compute those steps again in the backward pass, so that only one lot of them is in memory.
     """
 
+    sigma_S: Tensor
+
     def __init__(self, dim: int, sigma_S: Tensor):
         super().__init__()
         self.dim, self.steps, self.version = dim, len(sigma_S), 0

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from fovea.policies.chain import GaussianChain
+from typing import Any
 
 SMALL, LARGE = "denoiser", "diffusers"
 
@@ -30,8 +27,8 @@ def kind(model: str | Path) -> str:
     return found["kind"] if isinstance(found, dict) and found.get("kind") in (SMALL, LARGE) else ""
 
 
-def load(model: str | Path, source: Any = None, seed: int = 0, **options: Any) -> GaussianChain:
-    """A policy from its name or its folder.
+def load(model: str | Path, source: Any = None, seed: int = 0, **options: Any) -> Any:
+    """A policy (`fovea.policies.chain.GaussianChain`) from its name or its folder.
 
     Args:
       source: of the tasks, for which a model by name is made; seed: of its first weights.

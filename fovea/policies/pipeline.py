@@ -49,6 +49,8 @@ class Pipeline(GaussianChain):
       base: where they came from. steps: S. guidance: g; 1 is none.
     """
 
+    time_S: Tensor
+
     def __init__(
         self,
         unet: Any,
@@ -145,12 +147,13 @@ class Pipeline(GaussianChain):
         saved = None if model.startswith("diffusers:") else json.loads(Path(model, "config.json").read_text(encoding="utf-8"))
         base = saved["base"] if saved else model.partition(":")[2]
         asked = {"torch_dtype": getattr(torch, dtype), "use_safetensors": True}
+        text: Any = CLIPTextModel
         unet, vae, encoder = (
             kind.from_pretrained(place, subfolder=name, **asked).to(device)
             for kind, place, name in (
                 (library.UNet2DConditionModel, model if saved else base, "unet"),
                 (library.AutoencoderKL, base, "vae"),
-                (CLIPTextModel, base, "text_encoder"),
+                (text, base, "text_encoder"),
             )
         )
         tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer")
