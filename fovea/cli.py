@@ -357,11 +357,14 @@ def _status(slug: str | None) -> int:
 
 def check(args: list[str]) -> int:
     parser = _parser("check", "Contract checks for your own part.")
-    parser.add_argument("object", help="FILE.py:NAME")
+    parser.add_argument("object", help="FILE.py:NAME, or the name of an environment (fovea list envs)")
     options = parser.parse_args(args)
     from fovea import checks
+    from fovea.envs.resolve import ENVIRONMENTS, environment
 
-    for line in checks.check(checks.load_object(options.object)):
+    named = options.object.partition(":")[0] in ENVIRONMENTS
+    held = checks.check_environment(environment(options.object)) if named else checks.check(checks.load_object(options.object))
+    for line in held:
         print(line)
     print(f"{options.object}: all rules hold")
     return 0

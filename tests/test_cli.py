@@ -197,6 +197,12 @@ def test_lists_are_complete_and_machine_readable(kind, capsys):
     assert len(rows) >= (10 if kind != "envs" else 2) and all(r["name"] and r["summary"] for r in rows)
 
 
+def test_an_environment_is_checked_by_its_name(capsys):
+    assert cli.main(["check", "cards:numberline,side=32"]) == 0
+    assert "demonstrate() says the same text twice in a state" in capsys.readouterr().out
+    assert cli.main(["check", "cards:nothing"]) == 1 and "no game 'nothing'" in capsys.readouterr().err
+
+
 def test_missing_data_file_is_named(capsys):
     assert cli.main(["train", "--data", "nowhere/train.jsonl", "--quiet", "--out", "unused"]) == 1
     assert "nowhere/train.jsonl" in capsys.readouterr().err

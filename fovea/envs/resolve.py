@@ -80,7 +80,7 @@ def environment(given: Any) -> Any:
     Those that need other packages are slow to make, and are lent to one episode after another.
 
     Raises:
-      ValueError: an unknown name, with the nearest, or an option that the environment does not have.
+      ValueError: an unknown name, with the nearest, an option that the environment does not have, or a word that is none of its own.
       ImportError: its packages are absent; the extra that brings them is named.
     """
     if not isinstance(given, str):
@@ -99,7 +99,12 @@ def environment(given: Any) -> Any:
         raise ValueError(f"environment = {given!r}: found {len(words)} words, {', '.join(words)}; expected one, and options KEY=VALUE")
     make = partial(target, *words, **chosen)
     make = Pool(make) if listed.extra else make
-    made = make()
+    try:
+        made = make()
+    except Exception as e:
+        if type(e).__module__.startswith("gymnasium."):
+            raise ValueError(f"environment = {given!r}: {e}") from e
+        raise
     if hasattr(made, "close"):
         made.close()
     return make

@@ -53,6 +53,12 @@ def test_a_solved_grid_earns_what_the_card_says():
     assert [env.step(Action("left"))[1:4] for _ in range(2)] == [(0, False, False), (-1, False, True)]
 
 
+def test_a_grid_that_is_not_there_is_named():
+    pytest.importorskip("minigrid")
+    with pytest.raises(ValueError, match=r"environment = 'minigrid:MiniGrid-Emty-5x5-v0': .*MiniGrid-Emty"):
+        environment("minigrid:MiniGrid-Emty-5x5-v0")
+
+
 def test_the_fourth_action_of_miniworld_goes_back():
     if problem := ENVIRONMENTS["miniworld"].problem():
         pytest.skip(problem)
