@@ -54,6 +54,16 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Return:
+    """What every held-out episode of a simulator was paid."""
+
+    name = "held-out return"
+
+    def __call__(self, run: Finished) -> dict[str, float]:
+        return {a["task"]: float(a["correct"]) for a in run.answers}
+
+
+@dataclass(frozen=True)
 class Lowest:
     """Accuracy of the data source with the lowest one: what is learned there counts, and so does what is forgotten elsewhere."""
 

@@ -188,6 +188,7 @@ KINDS: Mapping[str, Callable[[Spaces, Network], Any]] = {
         "categorical" if spaces.discrete else "gaussian",
         network.width,
         normalise=network.normalise,
+        shared=len(spaces.obs_shape) == 3,
     ),
     "squashed": Squashed,
     "bounded": Bounded,

@@ -30,6 +30,7 @@ class PixelPolicy(nn.Module):
       width: units of the trunk's output.
       log_std: initial log standard deviation of the Gaussian.
       normalise: shift and scale vectors; see `Senses`.
+      shared: the value head reads the policy's trunk; otherwise one of its own, so that neither loss moves the other's features.
     """
 
     def __init__(
@@ -40,17 +41,19 @@ class PixelPolicy(nn.Module):
         width: int = 64,
         log_std: float = -0.5,
         normalise: bool = False,
+        shared: bool = True,
     ):
         super().__init__()
         if kind not in ("categorical", "gaussian"):
             raise ValueError(f"kind = {kind!r}; expected 'categorical' or 'gaussian'")
         sizes = {"obs_shape": list(obs_shape), "actions": actions, "kind": kind, "width": width, "log_std": log_std}
-        self.config = sizes | {"normalise": normalise}
+        self.config = sizes | {"normalise": normalise, "shared": shared}
         self.obs_shape, self.actions, self.kind = tuple(obs_shape), actions, kind
         self.draws = 1 if kind == "categorical" else actions
         self.version = 0
         self.senses = Senses(self.obs_shape, normalise)
         self.trunk = trunk(self.obs_shape, width)
+        self.value_trunk = None if shared else trunk(self.obs_shape, width)
         self.head, self.critic = nn.Linear(width, actions), nn.Linear(width, 1)
         self.log_std = nn.Parameter(torch.full((actions,), log_std)) if kind == "gaussian" else None
         for module in self.modules():
@@ -63,6 +66,10 @@ class PixelPolicy(nn.Module):
 
     def features(self, obs: Tensor) -> Tensor:
         return self.trunk(self.senses(obs))
+
+    def value(self, obs: Tensor, features: Tensor) -> Tensor:
+        """(...,): the return that is expected, from the features of the policy's trunk where they are shared."""
+        return self.critic(features if self.value_trunk is None else self.value_trunk(self.senses(obs)))[..., 0]
 
     def distribution(self, features: Tensor) -> torch.distributions.Distribution:
         out = self.head(features)
@@ -89,16 +96,18 @@ class PixelPolicy(nn.Module):
         real_BT = batch.mask_BT > 0
         out: dict[str, Tensor] = {}
         if want - {"next_value"}:
-            features = self.features(batch.extras["obs"][real_BT])
+            obs = batch.extras["obs"][real_BT]
+            features = self.features(obs)
             dist = self.distribution(features)
             if "logp" in want:
                 out["logp"] = spread(dist.log_prob(batch.actions_BT[real_BT]), real_BT)
             if "entropy" in want:
                 out["entropy"] = spread(dist.entropy(), real_BT)
             if "value" in want:
-                out["value"] = spread(self.critic(features)[:, 0], real_BT)
+                out["value"] = spread(self.value(obs, features), real_BT)
         if "next_value" in want:
-            out["next_value"] = self.critic(self.features(batch.extras["next_obs"][:, 0]))[:, 0]
+            after = batch.extras["next_obs"][:, 0]
+            out["next_value"] = self.value(after, self.features(after))
         return out
 
     def set_reference(self) -> None:

@@ -112,6 +112,14 @@ def test_normalising_looks_different_only_after_it_is_renewed_and_is_kept_with_t
     assert torch.isfinite(flat(torch.full((1, 2), 3.1))).all(), "what never changed has no deviation to divide by"
 
 
+@pytest.mark.parametrize(("shape", "shared"), [((3,), False), ((12, 12, 3), True)])
+def test_the_value_of_vectors_has_a_trunk_of_its_own(shape, shared):
+    policy = build("actor-critic", Spaces(shape, 2, True), Network(8))
+    obs = torch.rand((4, *shape))
+    policy.value(obs, policy.features(obs)).sum().backward()
+    assert (policy.trunk[0].weight.grad is not None) == shared
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_was_saved_is_loaded(kind, tmp_path):
     spaces = FEW if kind == "values" else BOX
