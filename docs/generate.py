@@ -362,6 +362,7 @@ CHANGES = {
     "remax": "the baseline is the greedy answer to the same task",
     "reinforce_pp": "returns normalised over the whole batch; one answer per task is enough; also with a group baseline",
     "ppo": "a value head as baseline, GAE over tokens, dual clip",
+    "rl4vlm": "a turn is one action whose thought counts less (λ); a critic by turn",
     "sac": "a replay, twin critics, entropy by a learned temperature",
     "td3": "a replay, twin critics, a delayed deterministic policy",
     "dqn": "a replay, values of discrete actions, a slow copy",

@@ -161,7 +161,7 @@ def example(needs: Needs) -> Batch:
             score = Score(sum(parts.values()), parts, correct=right)
             episodes.append(Episode(f"t{i}/{j}", task, role=role, segments=[segment], stop="length" if i + j == 2 else "eos", score=score))
         groups.append(Group(task, episodes))
-    batch = collate(groups, Context(step=1, total_steps=4), dtype=torch.float64)
+    batch = collate(groups, Context(step=3, total_steps=4), dtype=torch.float64)
     B, T = batch.mask_BT.shape
     names = sorted(needs.before - {"next_value"})
     streams = {k: -torch.rand(B, T, generator=g, dtype=torch.float64) * (-1 if k.endswith("entropy") else 1) for k in names}

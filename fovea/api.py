@@ -392,6 +392,7 @@ def policy_options(recipe: Recipe) -> dict[str, Any]:
         "nf4": recipe.lora.nf4,
         "gradient_checkpointing": recipe.gradient_checkpointing,
         "value_head": any(n.endswith("value") for n in recipe.method.needs.loss),
+        "critic": recipe.method.needs.critic,
     }
 
 

@@ -14,10 +14,24 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from fovea.math.clock import turn_starts
 from fovea.types import Context, Group, Prefix, Segment
 from fovea.views import View
 
 TRAINED_ROLES = ("sample", "gold", "chosen", "rejected")
+
+
+@dataclass(frozen=True)
+class Critic:
+    """How the value head of a language policy is built, on the last hidden state.
+
+    Attributes:
+      hidden: widths of its hidden layers, with ReLU; none is a linear head.
+      apart: no gradient goes from it into the model.
+    """
+
+    hidden: tuple[int, ...] = ()
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,7 @@ class Needs:
       members: extra group members: "greedy" (ReMax), rolled out and scored; "gold" (ViSurf), the task's gold answer, scored and trained on.
       parts: reward parts that `credit` reads in `batch.parts_E`.
       extras: tensors that `credit` reads in `batch.extras`; the episode program marks them (`Actor.mark`).
+      critic: the value head of a language policy, where a value is read.
       data: "rollout", what the offline loop reads, "responses" (SFT) or "pairs" (DPO), or "replay": windows of recorded episodes.
       policy: the kind of policy that is made for a simulator, a key of `fovea.policies.control.KINDS`.
       unit: "row", or "group" when the loss couples the rows of a group, which then never straddle micro-batches.
@@ -45,6 +60,7 @@ class Needs:
     members: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
+    critic: Critic = Critic()
     data: str = "rollout"
     policy: str = "actor-critic"
     unit: str = "row"
@@ -85,6 +101,7 @@ class Totals:
       rows: number of rows with at least one trained unit.
       groups: number of distinct groups among them.
       max_tokens: the constant length limit that Dr. GRPO divides by.
+      turns: number of turns with at least one trained unit.
     """
 
     tokens: float
@@ -92,6 +109,7 @@ class Totals:
     groups: float
     max_tokens: float
     sampled: float = 1.0
+    turns: float = 1.0
 
 
 @dataclass
@@ -204,6 +222,7 @@ class Batch:
             groups=max(1.0, float(self.group_B[trained].unique().numel())),
             max_tokens=float(max_tokens),
             sampled=max(1.0, float(self.mask_BT[~self.given_B].sum())),
+            turns=max(1.0, float(turn_starts(self.turn_BT, self.mask_BT).sum())),
         )
 
     def micro_batches(self, size: int, unit: str = "row") -> list[Batch]:

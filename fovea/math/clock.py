@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -68,3 +69,17 @@ class EpisodeClock:
         has_N = last_N >= 0
         out_NL[has_N.nonzero()[:, 0], last_N[has_N]] = x_N[has_N]
         return out_NL
+
+
+def turn_starts(turn_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """(B, T) bool: the first chosen unit of each turn of each row; turns do not fall along a row."""
+    chosen_BT = mask_BT > 0
+    latest_BT = torch.where(chosen_BT, turn_BT, -1).cummax(1).values
+    return chosen_BT & (turn_BT > F.pad(latest_BT[:, :-1], (1, 0), value=-1))
+
+
+def turn_sums(x_BT: Tensor, turn_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Sum of `x_BT` over the chosen units of each turn of a row, on each of them (B, T); 0 at masked units."""
+    x_BT = torch.where(mask_BT > 0, x_BT, 0)
+    sum_BK = x_BT.new_zeros(len(x_BT), int(turn_BT.max()) + 1).scatter_add(1, turn_BT, x_BT)
+    return torch.where(mask_BT > 0, sum_BK.gather(1, turn_BT), 0)

@@ -30,3 +30,8 @@ def cispo(ratio: Tensor, logp: Tensor, adv: Tensor, eps_lo: float = 1.0, eps_hi:
 def reinforce(logp: Tensor, adv: Tensor) -> Tensor:
     """J = A·log π (Williams 1992)."""
     return adv * logp
+
+
+def guarded_clip(ratio: Tensor, adv: Tensor, wild: Tensor, eps_lo: float = 0.1, eps_hi: float = 0.1) -> Tensor:
+    """PPO's J; where `wild` (bool), its clipped term alone, which has no gradient outside the interval (code of RL4VLM and VL-DAC)."""
+    return torch.where(wild, ratio.clamp(1 - eps_lo, 1 + eps_hi) * adv, ppo_clip(ratio, adv, eps_lo, eps_hi))

@@ -19,11 +19,10 @@ import torch
 from torch import Tensor
 
 from fovea.batch import Batch, Needs, Streams
-from fovea.math.advantages import gae, whiten
+from fovea.math.advantages import whiten
 from fovea.math.clock import EpisodeClock
 from fovea.math.ratios import token_ratio
 from fovea.math.surrogates import ppo_clip
-from fovea.math.values import value_loss
 from fovea.methods import common
 
 
@@ -73,16 +72,13 @@ class PPO:
 
     def credit(self, batch: Batch) -> Tensor:
         clock = EpisodeClock.of(batch.mask_BT, batch.episode_B)
-        value_BT = common.chosen(batch.stored["value"].double(), batch)
         reward_NL, known_N = common.unit_rewards(batch, clock, self.reward)
         if self.beta and self.kl_in == "reward":
             reward_NL = reward_NL - self.beta * clock.pack(common.kl_to_reference(batch.logp_old_BT, batch, self.kl).double())
         next_value_N = None
         if batch.bootstrap_B.any():
             next_value_N = torch.where(batch.bootstrap_B, batch.stored["next_value"].double(), 0.0)[clock.last_row_N]
-        adv_BT = clock.unpack(gae(reward_NL, clock.pack(value_BT), clock.mask_NL, next_value_N, self.gamma, self.lam))
-        batch.store(ret=(adv_BT + value_BT).to(batch.mask_BT.dtype))
-        batch.drop(~torch.isin(batch.episode_B, clock.episode_N[known_N]))
+        adv_BT = common.gae_credit(batch, clock, reward_NL, known_N, next_value_N, self.gamma, self.lam)
         if self.whiten:
             adv_BT = whiten(adv_BT, batch.mask_BT, self.ddof)
         return common.chosen(adv_BT, batch).to(batch.mask_BT.dtype)
@@ -91,8 +87,6 @@ class PPO:
         log_ratio = common.log_ratio(out, batch)
         ratio = token_ratio(log_ratio)
         objective = ppo_clip(ratio, common.advantage(batch), self.eps_lo, self.eps_hi, self.dual_clip)
-        value, ret = common.chosen(out["value"], batch), common.chosen(batch.stored["ret"], batch)
-        critic = self.value_coef * value_loss(value, ret, common.chosen(batch.stored["value"], batch), self.value_clip)
+        critic, seen = common.critic_error(out, batch, batch.mask_BT > 0, self.value_coef, self.value_clip)
         loss, metrics = common.policy_loss(self, objective, ratio, log_ratio, out, batch, value=critic)
-        seen = {"value/mean": value, "value/return_mean": ret, "value/error": (value - ret) ** 2}
         return loss, metrics | {name: common.unit_mean(x_BT, batch) for name, x_BT in seen.items()}

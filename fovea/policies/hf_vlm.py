@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import difflib
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fovea.batch import Batch
+from fovea.batch import Batch, Critic
 from fovea.policies import damage, decoder, generation, offload, shared_prefix, vision
 from fovea.policies import lora as adapters
 from fovea.policies.families import FAMILIES, Family
@@ -39,12 +40,13 @@ from fovea.types import Message, Prefix, user
 from fovea.video import Video
 
 VALUE_HEAD = "value_head.safetensors"
+LINEAR = Critic()
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 HUB_FILES = ("*.json", "*.jinja", "*.safetensors")
 
 
 class Model(nn.Module):
-    """One set of weights: the checkpoint's model and, where a method needs values, a linear head on its last hidden state.
+    """One set of weights: the checkpoint's model and, where a method needs values, a head on its last hidden state.
 
     Attributes:
       in_step: the weights are shared out, so every backward pass must come through the same layers, pictures or not.
@@ -52,13 +54,10 @@ class Model(nn.Module):
 
     in_step = False
 
-    def __init__(self, vlm: Any, value_head: bool):
+    def __init__(self, vlm: Any, critic: Critic | None = None, seed: int = 0):
         super().__init__()
-        self.vlm = vlm
-        self.value = nn.Linear(vlm.config.text_config.hidden_size, 1) if value_head else None
-        if self.value is not None:
-            nn.init.zeros_(self.value.weight)
-            nn.init.zeros_(self.value.bias)
+        self.vlm, self.critic = vlm, critic
+        self.value = None if critic is None else _value_head(vlm.config.text_config.hidden_size, critic.hidden, seed)
         self.features: Cache[Features] = Cache(512 << 20, lambda f: f.nbytes)
         self.features_of: Any = None
         self.list_parameters()
@@ -137,6 +136,7 @@ class HFVLM:
         freeze: Sequence[str] = (),
         gradient_checkpointing: bool = False,
         value_head: bool = False,
+        critic: Critic = LINEAR,
         lora: LoRA | None = None,
         base: str | Path | None = None,
         seed: int = 0,
@@ -148,9 +148,10 @@ class HFVLM:
         Args:
           dtype: "float32", "bfloat16" or "float64" of the weights in memory.
           freeze: parts that are not trained: "tower" (the vision transformer), "projector" (its mergers), "text" (everything else).
+          value_head: give the model one, built as `critic` says; that of the folder where it has one.
           lora: new adapters to train instead of the weights; None takes those that the folder holds, if any.
           base: where the weights under an adapter folder are, if not where it says.
-          seed: addresses the random start of new adapters.
+          seed: addresses the random start of new adapters and of a value head with hidden layers.
           nf4: hold the decoder's matrices in 4 bits (see `LoRA`).
           weights: False reads none and leaves those that the model was built with; see `fovea.trace.without_data`.
         """
@@ -169,7 +170,7 @@ class HFVLM:
                     raise ValueError(f"{folder}: found no tensor {missing[0]!r} ({len(missing)} are missing); expected all of the model's")
             else:
                 vlm = made._from_config(settings, dtype=getattr(torch, dtype))
-        model = Model(vlm, value_head).to(device=device if weights else None, dtype=getattr(torch, dtype))
+        model = Model(vlm, critic if value_head else None, seed).to(device=device if weights else None, dtype=getattr(torch, dtype))
         if model.value is not None and (given / VALUE_HEAD).exists():
             with damage.named(given):
                 model.value.load_state_dict(load_file(given / VALUE_HEAD))
@@ -411,10 +412,11 @@ class HFVLM:
                 if name in want:
                     out[name] = x.new_zeros(chosen_BT.shape).masked_scatter(chosen_BT, x)[back]
         if want & {"value", "next_value"}:
-            value = beside(self._value(model, hidden), actions_BT)
-            out["value"] = torch.where(chosen_BT, value[before_BT], 0)[back]
+            value = beside(self._value(model, hidden[beside(before_BT[chosen_BT], hidden)]), actions_BT)
+            out["value"] = value.new_zeros(chosen_BT.shape).masked_scatter(chosen_BT, value)[back]
             if "next_value" in want:
-                out["next_value"] = value[len(prefixes) + held_B.cumsum(0) - 1][back]
+                last_B = len(prefixes) + held_B.cumsum(0) - 1
+                out["next_value"] = beside(self._value(model, hidden[beside(last_B, hidden)]), actions_BT)[back]
         return {name: x for name, x in out.items() if name in want}
 
     def shardable(self) -> list[tuple[Model, list[nn.Module]]]:
@@ -556,9 +558,22 @@ class HFVLM:
             raise ValueError(f'evaluate: found variant {variant!r}; expected "policy" or "reference"')
 
     def _value(self, model: Model, hidden: Tensor) -> Tensor:
-        if model.value is None:
+        if model.value is None or model.critic is None:
             raise ValueError("evaluate: a value was asked for but the policy has no value head; load it with value_head=True")
-        return model.value(hidden)[:, 0].to(torch.promote_types(hidden.dtype, torch.float32))
+        return model.value(hidden.detach() if model.critic.apart else hidden)[:, 0].to(torch.promote_types(hidden.dtype, torch.float32))
+
+
+def _value_head(width: int, hidden: Sequence[int], seed: int) -> nn.Module:
+    """Linear layers with ReLU between them; the last one starts at zero, the others as torch's do, drawn from `seed`."""
+    rng = torch.Generator().manual_seed(seed)
+    layers = [nn.Linear(a, b) for a, b in itertools.pairwise((width, *hidden, 1))]
+    for layer in layers[:-1]:
+        for p in (layer.weight, layer.bias):
+            bound = layer.in_features**-0.5
+            nn.init.uniform_(p, -bound, bound, generator=rng)
+    nn.init.zeros_(layers[-1].weight)
+    nn.init.zeros_(layers[-1].bias)
+    return layers[0] if not hidden else nn.Sequential(layers[0], *(part for layer in layers[1:] for part in (nn.ReLU(), layer)))
 
 
 def _positions(prompts: Sequence[Prompt], layout: Layout) -> Tensor:

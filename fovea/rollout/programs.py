@@ -10,9 +10,9 @@ import asyncio
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from fovea.types import Environment, Message, Observation, Task, user
+from fovea.types import Action, Environment, Message, Observation, Task, user
 from fovea.verifiers.parse import description
 from fovea.verifiers.readers import READER
 
@@ -20,14 +20,34 @@ if TYPE_CHECKING:
     from fovea.rollout.engine import Actor
 
 
-async def episode(task: Task, policy: Actor, env: Environment) -> None:
-    """The default program: reset, then act and step until the environment terminates or truncates."""
+async def episode(task: Task, policy: Actor, env: Environment, after: Callable[[Action], None] = lambda _: None) -> None:
+    """The default program: reset, then act and step until the environment terminates or truncates. `after` sees every action."""
     observation = await settled(env.reset(task, policy.seed))
     over = False
     while not over:
         action = await policy.act(observation)
+        after(action)
         observation, _, terminated, truncated, _ = await settled(env.step(action))
         over = terminated or truncated
+
+
+@dataclass(frozen=True)
+class ActionMarked:
+    """The default program; the units of a reply from `opens` on, the action behind its thought, are marked "action" (RL4VLM).
+
+    Where a reply does not say `opens`, its last four units are.
+    """
+
+    opens: str = "<answer>"
+    LAST: ClassVar[int] = 4
+
+    async def __call__(self, task: Task, policy: Actor, env: Environment) -> None:
+        def mark(action: Action) -> None:
+            at, n = action.value.rfind(self.opens), len(action.token_ids)
+            thought = max(0, n - self.LAST) if at < 0 else policy.reach(action.value[:at])
+            policy.mark("action", [0.0] * thought + [1.0] * (n - thought))
+
+        await episode(task, policy, env, mark)
 
 
 async def settled(result: Any) -> Any:

@@ -44,8 +44,17 @@ def test_matches_a_plain_loop(mode):
         "seq-mean-token-sum": sum(map(sum, rows)) / 5,
         "dr_grpo": sum(map(sum, rows)) / (5 * 11),
         "seq-mean-token-sum-norm": sum(map(sum, rows)) / 11,
+        "turn-mean-token-mean": sum(sum(r) / len(r) for r in rows) / 5,
     }[mode]
-    assert aggregate(x, mask, Totals(tokens, 5, 1, 11), mode).item() == pytest.approx(want, abs=1e-12)
+    assert aggregate(x, mask, Totals(tokens, 5, 1, 11, turns=5), mode).item() == pytest.approx(want, abs=1e-12)
+
+
+def test_turns_weigh_alike_in_rows_of_several():
+    turn = torch.tensor([[0, 1, 1, 1], [0, 0, 2, 2]])
+    mask = torch.tensor([[1.0, 1, 0, 1], [1, 1, 1, 1]])
+    x = torch.tensor([[3.0, 1, float("nan"), 5], [2, 4, 0, 1]])
+    totals = Totals(tokens=7, rows=2, groups=1, max_tokens=8, turns=4)
+    assert aggregate(x, mask, totals, "turn-mean-token-mean", turn).item() == pytest.approx((3 + 3 + 3 + 0.5) / 4)
 
 
 def test_no_gradient_comes_from_masked_units_even_when_they_are_not_finite():

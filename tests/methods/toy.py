@@ -118,6 +118,7 @@ def rollout(
             bootstrap=cut,
             extras={
                 "described": (torch.arange(n) < n // 2).double(),
+                "action": (torch.arange(n) % 3 > 0).double(),
                 **({"next_obs": torch.full((1,), uniform(), dtype=torch.float64)} if cut else {}),
             },
         )
