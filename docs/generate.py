@@ -367,7 +367,6 @@ CHANGES = {
     "td3": "a replay, twin critics, a delayed deterministic policy",
     "dqn": "a replay, values of discrete actions, a slow copy",
     "ddpo": "PPO's loss on denoising steps, with statistics of the prompt where there are enough of its samples",
-    "prdp": "differences of log-ratios are regressed onto differences of rewards; no baseline, no scale",
     "sft": "imitates given answers, no rollouts",
     "dpo": "learns from pairs of answers, no rollouts, tied to a reference",
 }
