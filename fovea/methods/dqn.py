@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import huber_loss
 
 from fovea.batch import Needs, Windows
@@ -54,7 +54,7 @@ class DQN:
         return self.first_epsilon + fallen * (self.last_epsilon - self.first_epsilon)
 
     def init(self, policy: Values, adam: Any) -> MethodState:
-        modules = {"policy": policy, "slow": copy.deepcopy(policy).requires_grad_(False)}
+        modules: dict[str, nn.Module] = {"policy": policy, "slow": copy.deepcopy(policy).requires_grad_(False)}
         return MethodState(modules, {"policy": adam.build(policy)}, counters={"updates": 0}, max_grad_norm=adam.max_grad_norm)
 
     def update(self, state: MethodState, batch: Windows) -> tuple[MethodState, dict[str, Tensor]]:

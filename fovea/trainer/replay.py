@@ -258,8 +258,9 @@ class ReplayBuffer:
             for name, (kind, shape) in columns.items():
                 size = np.dtype(kind).itemsize * int(np.prod(shape)) * len(self.lanes) * self.ring
                 with (self.folder / f"{name}.bin").open("wb") as f:
-                    # the whole file at once: a page of a sparse one that finds the disk full ends the process without a word
-                    os.posix_fallocate(f.fileno(), 0, size)
+                    if hasattr(os, "posix_fallocate"):  # a page of a sparse file that finds the disk full ends the process without a word
+                        os.posix_fallocate(f.fileno(), 0, size)
+                    f.truncate(size)
         except OSError as e:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise ReplayError(
