@@ -120,6 +120,8 @@ def check_verifier(verifier: Any, task: Task | None = None, *, seconds: float = 
       task: a task of the kind the verifier is for; without one, several small tasks are tried and one must be scorable.
       seconds: longest time for one answer of 100,000 characters.
     """
+    from PIL import Image
+
     from fovea.verifiers import build
 
     r = Rules("Verifier")
@@ -131,7 +133,8 @@ def check_verifier(verifier: Any, task: Task | None = None, *, seconds: float = 
     texts = ["<answer>4</answer>", "B", "[4, 4, 20, 20]", "<think>hm</think><answer>a, b</answer>", "2 cats"]
 
     def group_of(t: Task, texts: Sequence[str]) -> Group:
-        return Group(t, [Episode(f"{t.id}#{i}", t, turns=[Turn(text)]) for i, text in enumerate(texts)])
+        drawn = Image.new("RGB", (8, 8), (180, 90, 30))  # for verifiers of what a policy draws; the others do not look
+        return Group(t, [Episode(f"{t.id}#{i}", t, turns=[Turn(text, drawn=drawn)]) for i, text in enumerate(texts)])
 
     def score(t: Task, texts: Sequence[str]) -> list[Score]:
         return r.attempt(f"score() of task {t.id!r}", verifier.score, group_of(t, texts), Context())

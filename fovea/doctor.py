@@ -30,6 +30,7 @@ PARTS: tuple[tuple[str, str, str], ...] = (
     ("skimage", "photos", "`--data photos`"),
     ("peft", "lora", "adapters (LoRA)"),
     ("bitsandbytes", "gpu", "8-bit and paged optimizers, QLoRA"),
+    ("diffusers", "diffusers", "`--model diffusers:NAME`"),
     ("trl", "bench", "the peer in `fovea bench step --vs trl`"),
 )
 PROTECTION = (

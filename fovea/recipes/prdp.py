@@ -84,5 +84,5 @@ CLAIM = Claim(
     temperature=1.0,
     tasks=800,
     curve="reward/nearness",
-    tuning="none here: step size, β, ε and the ten updates on a rollout are those of the card's sketch, the same for every arm",
+    tuning="none here: step size, β, ε and the ten updates on a rollout are those of a sketch outside this library, the same for every arm",
 )

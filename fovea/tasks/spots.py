@@ -15,6 +15,7 @@ import numpy as np
 from fovea.policies.denoiser import Canvas
 from fovea.tasks.worlds import SPLITS
 from fovea.types import Task, user
+from fovea.verifiers.drawn import nearness
 
 PROMPTS = 400
 SPREAD = 0.3  # standard deviation of a prompt's own points
@@ -55,8 +56,15 @@ class Spots:
         c = int(rng.integers(self.prompts)) if self.split == "train" else i % self.prompts
         own = np.random.Generator(np.random.Philox(np.random.SeedSequence([WORLD, self.prompts, c])))
         centre, aside = own.uniform(-1.5, 1.5, 2), own.normal(0.0, 0.8, 2)
-        params = {"weight": round(0.2 * float(own.lognormal(0.0, 0.7)), 6), "bias": round(float(own.normal(0.0, 3.0)), 6)}
+        weight, bias = round(0.2 * float(own.lognormal(0.0, 0.7)), 6), round(float(own.normal(0.0, 3.0)), 6)
         said = " ".join(f"{x:.4f}" for x in rng.normal(centre, SPREAD))
         name = f"spots/{self.split}/{self.seed}/{i}"
         target = [round(float(x), 4) for x in centre + aside]
-        return Task(name, "spots", user(f"spot {c}", images=0), answer=target, verifier="nearness", params=params, meta={"response": said})
+        return Task(
+            name,
+            "spots",
+            user(f"spot {c}", images=0),
+            answer=target,
+            verifier=nearness(weight=weight, bias=bias),
+            meta={"response": said, "weight": weight, "bias": bias},
+        )

@@ -1,6 +1,7 @@
 """Rewards of what a policy made: procedural ones of pictures, and the distance of a point. Any function of `Episode.drawn` is another one.
 
-All of pictures lie in [0, 1] but `compressibility`, which is in kilobytes, as in DDPO (Black et al. 2023).
+Those of pictures lie in [0, 1] but `compressibility`, which is in kilobytes, as in DDPO (Black et al. 2023). `nearness` is in no table of
+names: tasks that ask for points carry it.
 """
 
 from __future__ import annotations
@@ -69,4 +70,4 @@ def nearness(*, weight: float = 1.0, bias: float = 0.0) -> Verifier:
     return PerEpisode("nearness", judge)
 
 
-FACTORIES = {"brightness": brightness, "colour_target": colour_target, "compressibility": compressibility, "nearness": nearness}
+FACTORIES = {"brightness": brightness, "colour_target": colour_target, "compressibility": compressibility}

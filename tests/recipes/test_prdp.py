@@ -63,8 +63,10 @@ def test_a_field_that_means_nothing_to_a_denoiser_is_refused(tmp_path):
 
 def test_prompts_differ_in_reward_and_are_the_same_for_every_seed():
     one, two = (Spots.named("4", "train", seed) for seed in (0, 1))
-    by_prompt = [{t.prompt[0]["content"][-1]["text"]: (t.answer, t.params) for t in map(s.__getitem__, range(30))} for s in (one, two)]
-    assert by_prompt[0] == by_prompt[1] and len({p["bias"] for _, p in by_prompt[0].values()}) == 4
+    by_prompt = [
+        {t.prompt[0]["content"][-1]["text"]: (t.answer, t.meta["bias"]) for t in map(s.__getitem__, range(30))} for s in (one, two)
+    ]
+    assert by_prompt[0] == by_prompt[1] and len({b for _, b in by_prompt[0].values()}) == 4
     assert [t.prompt[0]["content"][-1]["text"] for t in map(one.heldout().__getitem__, range(5))] == [f"spot {i}" for i in (0, 1, 2, 3, 0)]
     with pytest.raises(ValueError, match=r"'spots:none'; expected the number of prompts"):
         Spots.named("none", "train", 0)

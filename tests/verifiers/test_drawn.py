@@ -6,11 +6,12 @@ from PIL import Image
 
 from fovea.types import Context, Episode, Group, Task, Turn
 from fovea.verifiers import build, function
+from fovea.verifiers.drawn import nearness
 
 
 def judged(name, drawn=None, text="", answer=None, **params):
     task = Task("t", "drawn", (), answer=answer)
-    verifier = build(name, params) if isinstance(name, str) else name
+    verifier = nearness(**params) if name == "nearness" else build(name, params)
     return verifier.score(Group(task, [Episode("t/0", task, turns=[Turn(text, drawn=drawn)])]), Context())[0]
 
 
