@@ -5,8 +5,9 @@
     "cards:points24-solvable"   only hands that can make 24; in the original one hand in four cannot
     "cards:points24,side=300,reply=json"    options of the environment, which shows the tasks as it will
 
-A deal is a pure function of (game, split, seed, index). One in five hands (whatever their order), first hands of Blackjack or pairs of
-start and target is held out; what a game comes to afterwards is not. Score is the return; right is a game that was won.
+A deal is a pure function of (game, split, seed, index). One in five hands of Points24 (whatever their order) and first hands of Blackjack
+is held out. NumberLine and EZPoints have few starts (30 and 10), which nobody plays without having met them: their held-out games are the same
+starts in other pictures. Score is the return; right is a game that was won.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from fovea.tasks.worlds import SPLITS, split_of
 from fovea.types import Task
 
 SOLVABLE = "-solvable"
+FEW = (GAMES["numberline"], GAMES["ezpoints"])
+"""Games with so few starts that none is held out."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,6 @@ class Deals:
 
     def _fits(self, name: str, start: Any) -> bool:
         kind = GAMES[name.removesuffix(SOLVABLE)]
-        if split_of((kind.__name__, kind.key(start))) != self.split:
+        if kind not in FEW and split_of((kind.__name__, kind.key(start))) != self.split:
             return False
         return not name.endswith(SOLVABLE) or bool(kind(start, None).solutions(start["cards"]))

@@ -253,7 +253,14 @@ def test_the_gold_member_plays_what_the_environment_demonstrates():
 # -- deals --------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("game", GAMES)
+def test_games_with_few_starts_share_them_in_other_pictures():
+    train, held = pair("cards:ezpoints")
+    hands = [{GAMES["ezpoints"].key(source[i].meta["start"]) for i in range(80)} for source in (train, held)]
+    assert len(hands[0] | hands[1]) == 10 and len(hands[0] & hands[1]) >= 8
+    assert not {train[i].images[0].tobytes() for i in range(20)} & {held[i].images[0].tobytes() for i in range(20)}
+
+
+@pytest.mark.parametrize("game", ["points24", "blackjack"])
 def test_what_is_held_out_is_never_dealt_in_training(game):
     train, held = pair(f"cards:{game}", seed=5)
     keys = [{GAMES[game].key(source[i].meta["start"]) for i in range(60)} for source in (train, held)]
