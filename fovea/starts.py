@@ -5,18 +5,20 @@
     CACHE/starts/SLUG-NAME-KEY/model     the weights; CACHE is $FOVEA_CACHE, else $XDG_CACHE_HOME/fovea, else ~/.cache/fovea
     CACHE/starts/SLUG-NAME-KEY/run       the run that made them
 
-KEY hashes the recipe, the model that it starts from, its tasks' code (that of the environments too, where it has one) and its file, so a
-changed start is made anew.
+KEY hashes the recipe, the model that it starts from, and the code of its file (claims and comments aside), of its tasks and of its
+environment, so a changed start is made anew.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 TEAM = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells its processes; a start is made by one of them alone."""
 WAIT_S = 0.5
+PACKAGE = Path(__file__).parent
+ROOMS = ("fovea.tasks", "fovea.envs")
+"""Where the code of tasks is."""
 
 
 def recipe(model: str | Path) -> Recipe | None:
@@ -63,20 +68,44 @@ def folder(model: str) -> Path:
 
 def key(model: str) -> str:
     """Ten hexadecimal digits over all that decides a start, the code of methods and policies excepted."""
-    from fovea import __file__ as package
+    from fovea.envs.resolve import ENVIRONMENTS
     from fovea.ledger.claim import digest, settings
     from fovea.ledger.runs import weights
+    from fovea.tasks.resolve import SOURCES
 
     made_by = recipe(model)
     if made_by is None:
         raise ValueError(f"model {model!r} is not made by a recipe; expected SLUG:NAME of a recipe in fovea/recipes")
-    here = Path(str(package)).parent
-    slug = model.partition(":")[0]
-    rooms = ("tasks",) if made_by.environment is None else ("tasks", "envs")
-    files = [here / "recipes" / f"{module_name(slug)}.py", *(f for room in rooms for f in sorted((here / room).rglob("*.py")))]
-    code = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
+    named = SOURCES.get(_name(made_by.data), ""), getattr(ENVIRONMENTS.get(_name(made_by.environment)), "where", "")
+    modules = [f"fovea.recipes.{module_name(_name(model))}", *(where.partition(":")[0] for where in named if where)]
+    code = hashlib.sha256(_code(modules).encode()).hexdigest()
     under = weights(made_by.model) if recipe(made_by.model) is None else key(made_by.model)
     return digest([settings(made_by), made_by.seed, under, code])[:10]
+
+
+def _name(given: object) -> str:
+    """The NAME of "NAME:what"."""
+    return str(given).partition(":")[0]
+
+
+def _code(modules: Sequence[str]) -> str:
+    """What modules of this package say, and those of tasks and environments that they import; their first docstring and CLAIM left out."""
+    found: dict[str, str] = {}
+    left = list(modules)
+    while left:
+        name = left.pop()
+        place = PACKAGE.parent.joinpath(*name.split("."))
+        file = next((f for f in (place.with_suffix(".py"), place / "__init__.py") if f.is_file()), None)
+        if name in found or file is None:
+            continue
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        tree.body = [n for n in tree.body if not (isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "CLAIM")]
+        tree.body = tree.body[ast.get_docstring(tree) is not None :]
+        found[name] = ast.dump(tree)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith(ROOMS):
+                left += [str(node.module), *(f"{node.module}.{a.name}" for a in node.names)]
+    return "".join(found[name] for name in sorted(found))
 
 
 def _home() -> Path:

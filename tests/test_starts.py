@@ -66,6 +66,31 @@ def test_the_key_follows_the_recipe_and_what_is_under_it(runs, monkeypatch):
     assert runs == []
 
 
+def test_the_key_follows_the_code_of_its_own_tasks_alone(tmp_path, monkeypatch):
+    for file, text in {
+        "recipes/mine.py": "'''Old words.'''\nfrom fovea.tasks.mine import Mine\nCLAIM = 1\n",
+        "tasks/mine.py": "from fovea.tasks.deep import draw\n",
+        "tasks/deep/__init__.py": "",
+        "tasks/deep/draw.py": "SIZE = 1\n",
+        "tasks/other.py": "A = 1\n",
+    }.items():
+        (tmp_path / "fovea" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "fovea" / file).write_text(text)
+
+    def code_with(file, old, new):
+        place = tmp_path / "fovea" / file
+        place.write_text(place.read_text().replace(old, new))
+        return starts._code(["fovea.recipes.mine"])
+
+    monkeypatch.setattr(starts, "PACKAGE", tmp_path / "fovea")
+    first = starts._code(["fovea.recipes.mine"])
+    for change in (("recipes/mine.py", "Old", "New"), ("recipes/mine.py", "CLAIM = 1", "CLAIM = 2"), ("tasks/other.py", "1", "2")):
+        assert code_with(*change) == first
+    for change in (("tasks/deep/draw.py", "1", "2"), ("tasks/mine.py", "\n", "\nB = 1\n"), ("recipes/mine.py", "CLAIM", "OTHER")):
+        assert code_with(*change) != first
+        first = starts._code(["fovea.recipes.mine"])
+
+
 def test_settings_of_a_run_hold_those_of_its_start(runs, monkeypatch):
     recipe = WARM.replace(model="sft:warm")
     before = settings(recipe)

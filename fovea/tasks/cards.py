@@ -6,8 +6,8 @@
     "cards:points24,side=300,reply=json"    options of the environment, which shows the tasks as it will
 
 A deal is a pure function of (game, split, seed, index). One in five hands of Points24 (whatever their order) and first hands of Blackjack
-is held out. NumberLine and EZPoints have few starts (30 and 10), which nobody plays without having met them: their held-out games are the same
-starts in other pictures. Score is the return; right is a game that was won.
+is held out. NumberLine and EZPoints have few starts (30 and 10), which nobody plays without having met them: their held-out games are the
+same starts in other pictures. Score is the return; right is a game that was won.
 """
 
 from __future__ import annotations
