@@ -84,6 +84,7 @@ GLOSSARY: dict[str, str] = {
     "policy/preference_accuracy": "Fraction of pairs whose chosen answer gained more probability than its rejected one.",
     "policy/margin": "Mean implicit reward of chosen minus rejected answers.",
     "policy/label_frac": "Fraction of groups whose given answer trains; the others do as well without it (ViSurf).",
+    "policy/implied_reward": "Mean reward that the log-ratio to the reference stands for, up to a constant of the prompt (PRDP).",
     "policy/temperature": "Weight of the entropy against the return (SAC).",
     "policy/exploration": "Noise or share of random actions while exploring (TD3, DQN).",
     "policy/<name>": "A number that the method reports about its surrogate; see the method's page.",

@@ -82,11 +82,11 @@ def test_ratios_weigh_matchings_and_average_precision():
 
 
 def test_pairing_by_overlap_takes_the_best_pair_and_drops_two_labels():
-    nothing = parse_detections([])
-    pairs = Pairs(nothing, nothing, np.array([[0.6, 0.9], [0.55, 0.7]]), np.array([[True, False], [True, True]]))
+    found, true = (parse_detections([{"bbox_2d": [0, 0, 1, 1], "label": n} for n in labels]) for labels in (("cat", "cat"), ("cat", "dog")))
+    pairs = Pairs(found, true, np.array([[0.6, 0.9], [0.55, 0.7]]))
     assert iou_first(pairs, 0.5) == [(1, 0)]  # (0, 1) is best, of two labels, and takes both away
-    assert label_first(pairs, 0.5) == [(0, 0), (1, 1)]
-    assert label_first(pairs, 0.65) == [(1, 1)]
+    assert label_first(pairs, 0.5) == [(0, 0)]
+    assert label_first(pairs, 0.65) == []
 
 
 def test_what_cannot_be_read_earns_nothing_and_parts_are_named():
