@@ -6,7 +6,9 @@ An answer that names no action is replaced by one at random, as in VL-DAC; `inva
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from fovea.envs.gym import InWords
@@ -104,12 +106,23 @@ def vizdoom(
         buttons = [str(b).rpartition(".")[2].replace("_", " ").lower() for b in env.unwrapped.game.get_available_buttons()]
         return [" and ".join(b for b, down in zip(buttons, pressed) if down) or "wait" for pressed in env.unwrapped.button_map]
 
+    def make() -> Any:
+        env = gymnasium.make(id, render_mode="rgb_array", frame_skip=frame_skip)
+        env.unwrapped.game.set_doom_config_path(f"{_scratch().name}/vizdoom.ini")  # type: ignore[attr-defined]  # else in the current folder
+        return env
+
     return _named_by(
-        lambda: gymnasium.make(id, render_mode="rgb_array", frame_skip=frame_skip),
+        make,
         names,
         see=lambda env, observation: observation["screen"],
         **_rules(frames, reply, max_turns, invalid, fail),
     )
+
+
+@cache
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder that is gone when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="fovea-")
 
 
 def _named_by(make: Callable[[], Any], names: Callable[[Any], Sequence[str]], **rules: Any) -> InWords:

@@ -286,3 +286,7 @@ def test_names_and_options_are_checked():
         Deals.named("points24,sides=3", "train", 0)
     with pytest.raises(IndexError):
         Deals()[-1]
+
+
+def test_one_card_is_its_own_formula():
+    assert formulas((7,), 7) == (("7",),) and formulas((7,), 8) == ()

@@ -139,3 +139,13 @@ def test_a_pool_lends_again_what_it_has_and_replaces_what_broke():
     (group,) = engine.rollout([Task("t", "sim", (), meta={"seed": 3})], 4, Sampling(temperature=0))
     assert [bool(e.error) for e in group.episodes] == [False, True, False, False]
     assert pool.counts == {"made": 2, "lent": 4, "broken": 1} and pool.free == [made[1]] and pool().actions[0] == "up"
+
+
+def test_vizdoom_leaves_no_file_where_it_runs(tmp_path, monkeypatch):
+    if problem := ENVIRONMENTS["vizdoom"].problem():
+        pytest.skip(problem)
+    monkeypatch.chdir(tmp_path)
+    env = environment("vizdoom")()
+    env.reset(TASK, 3)
+    env.close()
+    assert not [f for f in tmp_path.rglob("*") if f.is_file()]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fovea.math.boxes import OVERLAPS, Picture, assign, ciou, giou, giou_and_distance, greedy, iou, mean_average_precision
+from fovea.math.boxes import OVERLAPS, Picture, assign, ciou, giou, giou_and_distance, greedy, iou, mean_average_precision, near, once
 
 TEN = [0, 0, 10, 10]
 
@@ -163,3 +163,10 @@ def test_average_precision_is_that_of_pycocotools(seed):
 def test_wrong_boxes_are_named(found, labels, message):
     with pytest.raises(ValueError, match=message):
         Picture(found, labels, np.zeros((0, 4)), [])
+
+
+def test_pairs_reach_an_overlap_and_each_box_counts_once():
+    pairs = near([[0.5, 0.9], [0.49, 0.7]], 0.5)
+    assert pairs == [(0, 1), (1, 1), (0, 0)]
+    assert once(pairs) == [(0, 1)]
+    assert once(near([[0.6, 0.6], [0.6, 0.2]], 0.5)) == [(0, 0)]
