@@ -13,16 +13,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fovea.batch import Batch, Critic, Needs, Streams
+from fovea.batch import Batch, Needs, Streams
 from fovea.math import ratios
-from fovea.math.advantages import gae, group_scored, whiten
+from fovea.math.advantages import gae, group_scored
 from fovea.math.aggregate import MODES, aggregate
-from fovea.math.clock import EpisodeClock, turn_starts, turn_sums
+from fovea.math.clock import EpisodeClock
 from fovea.math.kl import KL, k3
 from fovea.math.options import check
 from fovea.math.perception import MASKED
 from fovea.math.rewards import SCALES, group_advantage, normalised_parts
-from fovea.math.surrogates import guarded_clip
 from fovea.math.values import value_loss
 from fovea.views import PatchMask
 
@@ -144,26 +143,6 @@ def gae_credit(
     return adv_BT
 
 
-def turn_credit(batch: Batch, gamma: float, lam: float, source: str = "auto", proper_time_limits: bool = False) -> Tensor:
-    """GAE on the clock of turns, whitened over them: the advantage of a turn (B, T) on each of its units.
-
-    The value of a turn is the one before its first unit, so that of the last token of its prompt. source: as in `unit_rewards`.
-
-    Args:
-      proper_time_limits: a turn that was cut off gets the advantage 0 before whitening; otherwise the episode ended there.
-    """
-    start_BT = turn_starts(batch.turn_BT, batch.mask_BT)
-    turns = replace(batch, mask_BT=start_BT.to(batch.mask_BT.dtype))
-    clock = EpisodeClock.of(start_BT, batch.episode_B)
-    reward_NL, known_N = unit_rewards(turns, clock, source)
-    if proper_time_limits:
-        cut_NL = clock.at_end(batch.bootstrap_B[clock.last_row_N])
-        reward_NL = torch.where(cut_NL, clock.pack(batch.stored["value"].double()), reward_NL)
-    adv_BT = gae_credit(batch, clock, reward_NL, known_N, None, gamma, lam)
-    adv_BT = whiten(adv_BT, start_BT * batch.mask_BT)
-    return turn_sums(adv_BT, batch.turn_BT, batch.mask_BT).to(batch.mask_BT.dtype)
-
-
 def extra(batch: Batch, name: str) -> Tensor:
     """A tensor (B, T, ...) that the episode program marked on the rows.
 
@@ -272,46 +251,6 @@ def policy_loss(
     others = penalties(out, batch, method.beta, method.kl, method.kl_in, method.entropy_coef)
     loss, metrics = total({"policy": policy} | terms | others, batch, method.aggregation)
     return loss, metrics | ratio_metrics(ratio_BT, log_ratio_BT, out, batch, method.eps_lo, method.eps_hi)
-
-
-class TurnCritic(Ratios, Protocol):
-    """The hyperparameters of a method that has one value per turn."""
-
-    @property
-    def ratio_max(self) -> float: ...
-    @property
-    def value_coef(self) -> float: ...
-    @property
-    def value_clip(self) -> float: ...
-    @property
-    def value_warmup(self) -> int: ...
-    @property
-    def critic(self) -> tuple[int, ...]: ...
-    @property
-    def stop_gradient(self) -> bool: ...
-
-
-def turn_needs(method: TurnCritic, reference: bool, **more: Any) -> Needs:
-    """As `needs`, and the values; `reference`: whether the KL is one to the reference."""
-    own = needs(method.beta if reference else 0.0, method.entropy_coef, critic=Critic(method.critic, apart=method.stop_gradient), **more)
-    return replace(own, before=own.before | {"value"}, loss=own.loss | {"value"})
-
-
-def turn_loss(method: TurnCritic, ratio_BT: Tensor, log_ratio_BT: Tensor, out: Streams, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss and metrics of an actor with these ratios and a critic of turns; that of the critic alone in the first `value_warmup` steps.
-
-    In a turn with any ratio above `ratio_max` the clipped term of the objective counts alone.
-    """
-    assert batch.totals is not None
-    error_BT, seen = critic_error(out, batch, turn_starts(batch.turn_BT, batch.mask_BT), method.value_coef, method.value_clip)
-    critic_BT = turn_sums(error_BT, batch.turn_BT, batch.mask_BT)  # on every unit of its turn, so that the mean over them is the turn's own
-    if batch.context.step < method.value_warmup:
-        loss, metrics = total({"value": critic_BT}, batch, method.aggregation)
-    else:
-        wild_BT = turn_sums((ratio_BT > method.ratio_max).double(), batch.turn_BT, batch.mask_BT) > 0
-        objective_BT = guarded_clip(ratio_BT, advantage(batch), wild_BT, method.eps_lo, method.eps_hi)
-        loss, metrics = policy_loss(method, objective_BT, ratio_BT, log_ratio_BT, out, batch, value=critic_BT)
-    return loss, metrics | {name: x_BT.sum() / batch.totals.turns for name, x_BT in seen.items()}
 
 
 def unit_mean(x_BT: Tensor, batch: Batch) -> Tensor:

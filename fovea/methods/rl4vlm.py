@@ -21,7 +21,7 @@ from torch import Tensor
 from fovea.batch import Batch, Needs, Streams
 from fovea.math.clock import turn_sums
 from fovea.math.ratios import token_ratio
-from fovea.methods import common
+from fovea.methods import common, turns
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,13 @@ class RL4VLM:
 
     @property
     def needs(self) -> Needs:
-        return common.turn_needs(self, True, extras=("action",))
+        return turns.needs(self, True, extras=("action",))
 
     def credit(self, batch: Batch) -> Tensor:
-        return common.turn_credit(batch, self.gamma, self.lam, self.reward, self.proper_time_limits)
+        return turns.credit(batch, self.gamma, self.lam, self.reward, self.proper_time_limits)
 
     def loss(self, out: Streams, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         log_ratio = common.log_ratio(out, batch)
         weight = torch.where(common.extra(batch, "action") > 0, 1.0, self.thought_weight)
         ratio = token_ratio(turn_sums(weight * log_ratio, batch.turn_BT, batch.mask_BT))
-        return common.turn_loss(self, ratio, log_ratio, out, batch)
+        return turns.loss(self, ratio, log_ratio, out, batch)

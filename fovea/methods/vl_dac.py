@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fovea.batch import Batch, Needs, Streams
 from fovea.math.ratios import token_ratio
-from fovea.methods import common
+from fovea.methods import common, turns
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,13 @@ class VLDAC:
 
     @property
     def needs(self) -> Needs:
-        return common.turn_needs(self, self.kl_to == "reference")
+        return turns.needs(self, self.kl_to == "reference")
 
     def credit(self, batch: Batch) -> Tensor:
         if self.beta and self.kl_to == "old":
             batch.store(**{"reference/logp": batch.logp_old_BT})
-        return common.turn_credit(batch, self.gamma, self.lam, self.reward, self.proper_time_limits)
+        return turns.credit(batch, self.gamma, self.lam, self.reward, self.proper_time_limits)
 
     def loss(self, out: Streams, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         log_ratio = common.log_ratio(out, batch)
-        return common.turn_loss(self, token_ratio(log_ratio), log_ratio, out, batch)
+        return turns.loss(self, token_ratio(log_ratio), log_ratio, out, batch)
