@@ -62,18 +62,18 @@ class SAC:
     def update(self, state: MethodState, batch: Windows) -> tuple[MethodState, dict[str, Tensor]]:
         policy, critics, slow = (state.modules[name] for name in ("policy", "critics", "slow"))
         assert isinstance(policy, Squashed)
-        obs, after = batch.obs[:, 0], batch.obs[:, -1]
-        noise_2BA = batch.noise(2, len(obs), policy.draws)
+        seen, seen_after = policy.senses(batch.obs[:, 0]), policy.senses(batch.obs[:, -1])
+        noise_2BA = batch.noise(2, len(seen), policy.draws)
         log_alpha = state.duals["temperature"]
-        alpha, seen = log_alpha.detach().exp(), policy.senses(obs)
+        alpha = log_alpha.detach().exp()
         with torch.no_grad():
-            action_BA, logp_B = policy.sample(after, noise_2BA[0])
+            action_BA, logp_B = policy.sample_seen(seen_after, noise_2BA[0])
             ret_B, follows_B = n_step(batch.reward_BL, batch.ended_BL, self.gamma)
-            target_B = ret_B + follows_B * (least(slow(policy.senses(after), action_BA)) - alpha * logp_B)
+            target_B = ret_B + follows_B * (least(slow(seen_after, action_BA)) - alpha * logp_B)
         value_NB = critics(seen, batch.actions[:, 0])
         critic = ((value_NB - target_B) ** 2).mean(1).sum()
         state.descend("critics", critic)
-        action_BA, logp_B = policy.sample(obs, noise_2BA[1])
+        action_BA, logp_B = policy.sample_seen(seen, noise_2BA[1])
         actor = (alpha * logp_B - least(critics(seen, action_BA))).mean()
         state.descend("policy", actor)
         state.descend("temperature", dual_loss(log_alpha, -logp_B + self.entropy * policy.draws))

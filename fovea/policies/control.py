@@ -101,7 +101,11 @@ class Squashed(Controller):
 
     def sample(self, obs: Tensor, noise_BA: Tensor) -> tuple[Tensor, Tensor]:
         """(action_BA, logp_B) for standard normal noise, differentiable."""
-        mean_BA, log_std_BA = self(obs).chunk(2, -1)
+        return self.sample_seen(self.senses(obs), noise_BA)
+
+    def sample_seen(self, seen: Tensor, noise_BA: Tensor) -> tuple[Tensor, Tensor]:
+        """As `sample`, from what the senses made of an observation."""
+        mean_BA, log_std_BA = self.from_seen(seen).chunk(2, -1)
         return squashed(mean_BA, log_std_BA.clamp(*LOG_STD), noise_BA)
 
     @torch.no_grad()
