@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -208,7 +209,8 @@ def condition(claim: Claim, results: Results) -> dict[str, Any] | None:
     if claim.condition is None or claim.condition[1] not in results:
         return None
     metric, arm, lowest = claim.condition
-    found = float(np.mean([float(metric(run)) for run in results[arm].values()]))  # pyright: ignore[reportArgumentType]
+    measured = [metric(run) for run in results[arm].values()]
+    found = float(np.mean([statistics.fmean(v.values()) if isinstance(v, Mapping) else v for v in measured]))
     return {"metric": name_of(metric), "arm": arm, "lowest": lowest, "found": _round(found), "holds": found >= lowest}
 
 

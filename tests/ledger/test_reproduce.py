@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from fovea.ledger import Area, Last, Length, runs
+from fovea.ledger import Accuracy, Area, Last, Length, runs
 from fovea.ledger import rows as ledger
 from fovea.ledger.plot import plot
 from fovea.ledger.reproduce import Progress, build_row, judge, table, trials, uncommitted, uncounted
@@ -95,6 +95,12 @@ def test_what_does_not_count(tmp_path):
     assert "accuracy/mean, mean over training of less is 0.500, it asks for 0.6" in uncounted(
         asks, build_row("mine", asks, "hash", results()), 2, False, file
     )
+
+
+def test_a_condition_may_be_a_mean_over_held_out_tasks():
+    """Arm "less" is right in 1 of 4 tasks with both seeds."""
+    found = build_row("mine", claim(condition=(Accuracy(), "less", 0.2)), "hash", results())["condition"]
+    assert (found["found"], found["holds"]) == (0.25, True)
 
 
 def test_a_claim_is_committed_first(tmp_path):
