@@ -6,10 +6,10 @@ import importlib
 import importlib.metadata
 import os
 import platform
-import shutil
 from typing import Any
 
 from fovea import sandbox, support
+from fovea.envs.browser import program
 from fovea.policies.families import FAMILIES
 
 PARTS: tuple[tuple[str, str, str], ...] = (
@@ -26,6 +26,8 @@ PARTS: tuple[tuple[str, str, str], ...] = (
     ("mlflow", "mlflow", "`--sinks mlflow`"),
     ("matplotlib", "plots", "figures"),
     ("gymnasium", "envs", "simulators"),
+    ("miniwob", "browser", "`--environment miniwob:TASK`: its pages"),
+    ("playwright", "browser", "`--environment miniwob:TASK`: drives Chromium"),
     ("av", "video", "video files"),
     ("skimage", "photos", "`--data photos`"),
     ("peft", "lora", "adapters (LoRA)"),
@@ -62,7 +64,7 @@ def examine() -> dict[str, Any]:
 
 def browser() -> str:
     """The program of an installed Chromium or Chrome, or ""."""
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+    return program()
 
 
 def render(found: dict[str, Any]) -> str:
@@ -76,7 +78,7 @@ def render(found: dict[str, Any]) -> str:
             lines.append(f"  missing  {p['name']:14} {'':14} {p['use']}: {fix}   ({p['problem']})")
     lines += [
         "",
-        f"  browser  {found['browser'] or 'none; `make system` brings Chromium (only tests of pages use it)'}",
+        f"  browser  {found['browser'] or 'none; `make system` brings Chromium (Debian: chromium), for `miniwob` and tests of pages'}",
         f"  torchvision  {found['torchvision']}",
         f"  tiny base model  {found['base_model']}",
         f"  pictures of  {', '.join(found['processors']) or 'no family'}",

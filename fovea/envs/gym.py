@@ -122,15 +122,15 @@ def rendered(env: Any, observation: Any) -> Any:
     return env.render()
 
 
-def refuse_constant(picture: Any, who: str) -> None:
+def refuse_constant(picture: Any, who: str, cause: str = "") -> None:
     """
     Raises:
-      RuntimeError: a first picture of one colour, with what it may come from.
+      RuntimeError: a first picture of one colour, with what it may come from; `cause` where that is no drawing library.
     """
     pixels = np.asarray(picture)
     if pixels.size and (pixels == pixels.reshape(-1, pixels.shape[-1])[0]).all():
         set_to = os.environ.get("SDL_VIDEODRIVER")
-        cause = (
+        cause = cause or (
             f"SDL_VIDEODRIVER is {set_to!r}, with which some packages draw nothing: unset it"
             if set_to
             else "an OpenGL that draws nothing (MUJOCO_GL=egl or osmesa; headless pyglet), or a display that is not there"

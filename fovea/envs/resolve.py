@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pkgutil import resolve_name
 from typing import Any
 
+from fovea.envs.browser import program
 from fovea.envs.pool import Pool
 
 APT = {"EGL": "libegl1", "GL": "libgl1", "GLU": "libglu1-mesa"}
@@ -28,7 +29,8 @@ class Listed:
       summary: one line.
       example: a name that works.
       extra: what brings the packages it needs; "" for the library's own. packages: modules that must be there.
-      libraries: of the system, as the linker calls them.
+      libraries: of the system, as the linker calls them. chromium: whether it needs that program.
+      pooled: whether it is slow to make and therefore lent (`Pool`), where it needs packages; False: it shares itself what is slow.
     """
 
     where: str
@@ -37,6 +39,8 @@ class Listed:
     extra: str = ""
     packages: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
+    chromium: bool = False
+    pooled: bool = True
 
     def problem(self) -> str:
         """Why it cannot run here; "" where it can. Nothing is imported."""
@@ -44,7 +48,9 @@ class Listed:
         if absent:
             return f"missing {', '.join(absent)}: pip install 'fovea-rl[{self.extra}]'"
         unlinked = [name for name in self.libraries if find_library(name) is None]
-        return f"missing the system libraries {', '.join(unlinked)} (Debian: {' '.join(APT[n] for n in unlinked)})" if unlinked else ""
+        if unlinked:
+            return f"missing the system libraries {', '.join(unlinked)} (Debian: {' '.join(APT[n] for n in unlinked)})"
+        return "missing Chromium (Debian: chromium)" if self.chromium and not program() else ""
 
 
 ENVIRONMENTS: dict[str, Listed] = {
@@ -69,6 +75,15 @@ ENVIRONMENTS: dict[str, Listed] = {
     "atari": Listed("fovea.envs.simulators:atari", "Atari games", "atari:ALE/Pong-v5", extra="sim", packages=("gymnasium", "ale_py")),
     "vizdoom": Listed(
         "fovea.envs.simulators:vizdoom", "scenarios of Doom", "vizdoom:VizdoomBasic-v1", extra="sim", packages=("gymnasium", "vizdoom")
+    ),
+    "miniwob": Listed(
+        "fovea.envs.miniwob:MiniWob",
+        "MiniWoB++: web pages in Chromium, used by mouse and keyboard",
+        "miniwob:click-test-2",
+        extra="browser",
+        packages=("miniwob", "playwright"),
+        chromium=True,
+        pooled=False,
     ),
 }
 """Every environment that a recipe may name."""
@@ -98,7 +113,7 @@ def environment(given: Any) -> Any:
     if len(words) > 1:
         raise ValueError(f"environment = {given!r}: found {len(words)} words, {', '.join(words)}; expected one, and options KEY=VALUE")
     make = partial(target, *words, **chosen)
-    make = Pool(make) if listed.extra else make
+    make = Pool(make) if listed.extra and listed.pooled else make
     try:
         made = make()
     except Exception as e:

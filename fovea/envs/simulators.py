@@ -137,12 +137,16 @@ def _choice(words: Sequence[str]) -> str:
 
 
 def _rules(frames: int, reply: str, max_turns: int, invalid: str, fail: float) -> dict[str, Any]:
-    """
+    return {"frames": frames, "reply": reply, "max_turns": max_turns, "invalid_reward": invalid_reward(invalid), "fail": fail}
+
+
+def invalid_reward(invalid: str) -> float | None:
+    """The reward that `invalid` names; None for "random".
+
     Raises:
-      ValueError: `invalid` is neither "random" nor a number.
+      ValueError: neither "random" nor a number.
     """
     try:
-        reward = None if invalid == RANDOM else float(invalid)
+        return None if invalid == RANDOM else float(invalid)
     except ValueError:
         raise ValueError(f"invalid = {invalid!r}; expected {RANDOM!r} or a number") from None
-    return {"frames": frames, "reply": reply, "max_turns": max_turns, "invalid_reward": reward, "fail": fail}

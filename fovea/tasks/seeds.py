@@ -1,6 +1,7 @@
 """Starts of an environment, for simulators that deal their own tasks: "seeds:NAME", where NAME is what the metrics are called.
 
     fovea train --data seeds:grid --environment minigrid:BabyAI-GoToLocal-v0
+    fovea train --data seeds:click-test-2,click-tab --environment miniwob       in turn, each by its name
 
 Task i is a seed, the same every time; training and held-out seeds are different ones. Score is the return.
 """
@@ -18,7 +19,8 @@ class Seeds:
     """An infinite source without state.
 
     Attributes:
-      name: of the source. split: "train" or "heldout". seed: another seed is another stream of the same split.
+      name: of the source. Several, with commas between, take turns; `meta["what"]` tells the environment which it is.
+      split: "train" or "heldout". seed: another seed is another stream of the same split.
     """
 
     name: str = "start"
@@ -35,6 +37,8 @@ class Seeds:
     def __getitem__(self, i: int) -> Task:
         if i < 0:
             raise IndexError(f"index: found {i}, expected 0 or more (seeds have no end to count from)")
-        start = start_seed(self.name, self.split, self.seed, i)
-        asked = user(f"Start {start}", images=0)
-        return Task(f"{self.name}/{self.split}/{self.seed}/{i}", self.name, asked, verifier="return", meta={"seed": start})
+        names = self.name.split(",")
+        name, i = names[i % len(names)], i // len(names)
+        start = start_seed(name, self.split, self.seed, i)
+        meta = {"seed": start, "what": name} if len(names) > 1 else {"seed": start}
+        return Task(f"{name}/{self.split}/{self.seed}/{i}", name, user(f"Start {start}", images=0), verifier="return", meta=meta)
