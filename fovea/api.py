@@ -22,7 +22,7 @@ from fovea.trainer.distributed import ALONE, Team
 from fovea.trainer.evaluation import Evaluation
 from fovea.trainer.evaluation import evaluate as run_evaluation
 from fovea.trainer.off_policy import OffPolicy, Stream, spare
-from fovea.trainer.offline import Offline
+from fovea.trainer.offline import Offline, Recorded
 from fovea.trainer.on_policy import OnPolicy
 from fovea.trainer.replay import ReplayBuffer
 from fovea.trainer.session import OnStep, Session
@@ -412,7 +412,7 @@ def check_simulator(recipe: Recipe, source: Any, team: Team = ALONE) -> None:
         if wrong := [f"{name} = {getattr(recipe, name)!r}" for name, found in asked.items() if found]:
             raise ValueError(f"{wrong[0]} without a simulator; expected data='gym:ID', found {recipe.data!r}")
         return
-    if recipe.model != NETWORK and not control.saved(Path(recipe.model)):
+    if starts.root(recipe.model) != NETWORK and not control.saved(Path(recipe.model)):
         raise ValueError(
             f"model = {recipe.model!r} cannot act in a simulator; expected model={NETWORK!r}, or a folder with one that was saved"
         )
@@ -435,11 +435,15 @@ def check_simulator(recipe: Recipe, source: Any, team: Team = ALONE) -> None:
 
 def build_network(recipe: Recipe, model: Path | None, source: Any) -> Any:
     """A simulator's policy: made for its spaces from the recipe's seed, or that of a folder."""
-    made = control.load(Path(recipe.model)) if recipe.model != NETWORK else None
+    made = None
+    if recipe.model != NETWORK:
+        made = control.load(starts.folder(recipe.model) if starts.recipe(recipe.model) else Path(recipe.model))
+        if hasattr(made, "tune"):
+            made.tune(recipe.network)
     if made is None:
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(recipe.seed)
-            made = control.build(recipe.method.needs.policy, source.spaces(source.vector(1)), recipe.network)
+            made = control.build(recipe.network.kind or recipe.method.needs.policy, source.spaces(source.vector(1)), recipe.network)
     if needs_reference(recipe):
         made.set_reference()
     if model is not None:
@@ -574,7 +578,7 @@ def build_engine(recipe: Recipe, policy: Any, source: Any = None) -> Any:
 
 def build_collector(
     recipe: Recipe, policy: Any, source: Any, engine: Any, scorer: Any, team: Team = ALONE, path: Path | None = None
-) -> OnPolicy | Offline | Stream | OffPolicy:
+) -> OnPolicy | Offline | Recorded | Stream | OffPolicy:
     from fovea.tasks.gates import DynamicSampling
     from fovea.tasks.samplers import Shuffled
 
@@ -582,6 +586,8 @@ def build_collector(
         stream = Stream(recipe, engine, source.anywhere)
         return stream if recipe.method.needs.data == "rollout" else build_off_policy(recipe, policy, source, stream, path or Path())
     sampler = Shuffled(source, seed=recipe.seed)
+    if recipe.method.needs.data != "rollout" and simulated(source):
+        return Recorded(recipe, sampler)
     if recipe.method.needs.data != "rollout":
         return Offline(recipe, policy, sampler, pairs=recipe.method.needs.data == "pairs", team=team, engine=engine)
     return OnPolicy(recipe, engine, sampler, scorer, DynamicSampling() if recipe.dynamic_sampling else None, team)

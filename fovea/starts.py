@@ -59,7 +59,7 @@ def folder(model: str) -> Path:
       ValueError: not the name of a start.
       RuntimeError: its training failed; the same call goes on where it stopped.
     """
-    place = _home() / "starts" / f"{model.replace(':', '-')}-{key(model)}"
+    place = home() / "starts" / f"{model.replace(':', '-')}-{key(model)}"
     while not (place / "model").is_dir():
         if not _made(model, place):
             time.sleep(WAIT_S)
@@ -78,7 +78,7 @@ def key(model: str) -> str:
         raise ValueError(f"model {model!r} is not made by a recipe; expected SLUG:NAME of a recipe in fovea/recipes")
     named = SOURCES.get(_name(made_by.data), ""), getattr(ENVIRONMENTS.get(_name(made_by.environment)), "where", "")
     modules = [f"fovea.recipes.{module_name(_name(model))}", *(where.partition(":")[0] for where in named if where)]
-    code = hashlib.sha256(_code(modules).encode()).hexdigest()
+    code = hashlib.sha256(code_of(modules).encode()).hexdigest()
     under = weights(made_by.model) if recipe(made_by.model) is None else key(made_by.model)
     return digest([settings(made_by), made_by.seed, under, code])[:10]
 
@@ -88,7 +88,7 @@ def _name(given: object) -> str:
     return str(given).partition(":")[0]
 
 
-def _code(modules: Sequence[str]) -> str:
+def code_of(modules: Sequence[str]) -> str:
     """What modules of this package say, and those of tasks and environments that they import; their first docstring and CLAIM left out."""
     found: dict[str, str] = {}
     left = list(modules)
@@ -108,7 +108,8 @@ def _code(modules: Sequence[str]) -> str:
     return "".join(found[name] for name in sorted(found))
 
 
-def _home() -> Path:
+def home() -> Path:
+    """The folder of what is made once and found again."""
     cache = os.environ.get("FOVEA_CACHE")
     return Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fovea"
 

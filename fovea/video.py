@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,73 @@ def _av() -> Any:
     except ImportError as e:
         raise ImportError("reading video files needs PyAV: pip install 'fovea-rl[video]' (a tuple of pictures needs nothing)") from e
     return av
+
+
+def read_span(path: str | Path, start_s: float, count: int, fps: float) -> Any:
+    """`count` frames from the time `start_s` on, uint8 (count, H, W, 3). Found by seeking: nothing after them is read.
+
+    Raises:
+      ValueError: a frame that should be there is not, with its time.
+    """
+    import numpy as np
+
+    found: dict[int, Any] = {}
+    with _open(path) as container:
+        stream = container.streams.video[0]
+        try:
+            container.seek(round(start_s / float(stream.time_base)), stream=stream)
+            for frame in container.decode(stream):
+                i = round((float(frame.time) - start_s) * fps)
+                if i >= count:
+                    break
+                if i >= 0:
+                    found[i] = frame.to_ndarray(format="rgb24")
+                if len(found) == count:
+                    break
+        except Exception as e:  # what a damaged file leads a decoder to
+            raise ValueError(f"{path}: at {start_s:.3f} s, frame {len(found)} of {count} cannot be decoded ({e}); is it damaged?") from e
+    if missing := [i for i in range(count) if i not in found]:
+        at = start_s + missing[0] / fps
+        raise ValueError(
+            f"{path}: no frame at {at:.3f} s, found {len(found)} of {count} from {start_s:.3f} s on; expected one every {1 / fps:.4f} s "
+            "(a file that was cut off, or one that belongs to another table of episodes)"
+        )
+    return np.stack([found[i] for i in range(count)])
+
+
+def write_clip(path: str | Path, frames: Any, fps: float, quality: int = 18, every: int = 10) -> None:
+    """Frames, uint8 (T, H, W, 3), as H.264 in MP4, which browsers play.
+
+    Args:
+      quality: of libx264, 0 (lossless) to 51. every: frames from one key frame to the next; a seek decodes at most so many.
+    """
+    rate = Fraction(fps).limit_denominator(1001)
+    _, height, width, _ = frames.shape
+    with _av().open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as out:
+        stream = out.add_stream("libx264", rate=rate)
+        # colours at half the resolution need even sides
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv444p" if height % 2 or width % 2 else "yuv420p"
+        stream.time_base = 1 / rate
+        stream.options = {"crf": str(quality), "g": str(every), "bf": "0", "preset": "veryfast", "threads": "1"}
+        for t, picture in enumerate(frames):
+            frame = _av().VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = t, 1 / rate
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+
+
+def join_clips(parts: Sequence[str | Path], out: str | Path, fps: float) -> None:
+    """Clips that `write_clip` wrote with the same settings, one after another, without encoding them again."""
+    with _av().open(str(out), "w", format="mp4", options={"movflags": "+faststart"}) as joined:
+        stream, before = None, 0
+        for part in parts:
+            with _open(part) as container:
+                given = container.streams.video[0]
+                stream = joined.add_stream_from_template(given) if stream is None else stream
+                shift, count = round(before / fps / float(given.time_base)), 0
+                for packet in container.demux(given):
+                    if packet.size:
+                        packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream
+                        joined.mux(packet)
+                        count += 1
+                before += count

@@ -80,15 +80,15 @@ def test_the_key_follows_the_code_of_its_own_tasks_alone(tmp_path, monkeypatch):
     def code_with(file, old, new):
         place = tmp_path / "fovea" / file
         place.write_text(place.read_text().replace(old, new))
-        return starts._code(["fovea.recipes.mine"])
+        return starts.code_of(["fovea.recipes.mine"])
 
     monkeypatch.setattr(starts, "PACKAGE", tmp_path / "fovea")
-    first = starts._code(["fovea.recipes.mine"])
+    first = starts.code_of(["fovea.recipes.mine"])
     for change in (("recipes/mine.py", "Old", "New"), ("recipes/mine.py", "CLAIM = 1", "CLAIM = 2"), ("tasks/other.py", "1", "2")):
         assert code_with(*change) == first
     for change in (("tasks/deep/draw.py", "1", "2"), ("tasks/mine.py", "\n", "\nB = 1\n"), ("recipes/mine.py", "CLAIM", "OTHER")):
         assert code_with(*change) != first
-        first = starts._code(["fovea.recipes.mine"])
+        first = starts.code_of(["fovea.recipes.mine"])
 
 
 def test_settings_of_a_run_hold_those_of_its_start(runs, monkeypatch):
@@ -119,7 +119,7 @@ def test_other_models_are_not_starts():
 
 def test_another_process_that_trains_it_is_waited_for(runs, monkeypatch):
     monkeypatch.setattr(starts, "WAIT_S", 0.01)
-    place = starts._home() / "starts" / f"sft-warm-{starts.key('sft:warm')}"
+    place = starts.home() / "starts" / f"sft-warm-{starts.key('sft:warm')}"
     held = threading.Event()
 
     def other():

@@ -85,6 +85,27 @@ ENVIRONMENTS: dict[str, Listed] = {
         chromium=True,
         pooled=False,
     ),
+    "scene": Listed(
+        "fovea.envs.robots:scene",
+        "small MuJoCo scenes: a hand over coloured pads, a peg over holes",
+        "scene:reach",
+        extra="sim",
+        packages=("gymnasium", "mujoco"),
+    ),
+    "metaworld": Listed(
+        "fovea.envs.robots:metaworld",
+        "Meta-World: 50 tasks of one arm, with experts",
+        "metaworld:button-press-v3",
+        extra="sim",
+        packages=("gymnasium", "mujoco", "metaworld"),
+    ),
+    "gymrobotics": Listed(
+        "fovea.envs.robots:gymrobotics",
+        "Gymnasium-Robotics: Fetch, Shadow hand, Adroit, kitchen, mazes",
+        "gymrobotics:FetchReach-v4",
+        extra="sim",
+        packages=("gymnasium", "mujoco", "gymnasium_robotics"),
+    ),
 }
 """Every environment that a recipe may name."""
 
@@ -100,6 +121,26 @@ def environment(given: Any) -> Any:
     """
     if not isinstance(given, str):
         return given
+    make = factory(given)
+    listed = ENVIRONMENTS[given.partition(":")[0]]
+    make = Pool(make) if listed.extra and listed.pooled else make
+    try:
+        made = make()
+    except Exception as e:
+        if type(e).__module__.startswith("gymnasium."):
+            raise ValueError(f"environment = {given!r}: {e}") from e
+        raise
+    if hasattr(made, "close"):
+        made.close()
+    return make
+
+
+def factory(given: str) -> Callable[[], Any]:
+    """What makes an environment of a name of `ENVIRONMENTS`, its word and options filled in; nothing is made yet.
+
+    Raises:
+      ValueError, ImportError: as `environment`.
+    """
     name, _, what = given.partition(":")
     if name not in ENVIRONMENTS:
         near = difflib.get_close_matches(name, ENVIRONMENTS, 1)
@@ -112,17 +153,7 @@ def environment(given: Any) -> Any:
     words, chosen = options(target, what, f"environment = {given!r}")
     if len(words) > 1:
         raise ValueError(f"environment = {given!r}: found {len(words)} words, {', '.join(words)}; expected one, and options KEY=VALUE")
-    make = partial(target, *words, **chosen)
-    make = Pool(make) if listed.extra and listed.pooled else make
-    try:
-        made = make()
-    except Exception as e:
-        if type(e).__module__.startswith("gymnasium."):
-            raise ValueError(f"environment = {given!r}: {e}") from e
-        raise
-    if hasattr(made, "close"):
-        made.close()
-    return make
+    return partial(target, *words, **chosen)
 
 
 def options(target: Callable[..., Any], what: str, given: str) -> tuple[tuple[str, ...], dict[str, Any]]:

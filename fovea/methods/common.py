@@ -209,15 +209,17 @@ def total(terms: Mapping[str, Tensor], batch: Batch, mode: str) -> tuple[Tensor,
     return torch.stack(list(parts.values())).sum(), {f"loss/{name}": x.detach() for name, x in parts.items()}
 
 
-def critic_error(out: Streams, batch: Batch, units_BT: Tensor, coef: float, clip: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """c_v ½ (V − R)², clipped where `clip` is positive, at `units_BT` and 0 elsewhere; and what there is to see, (B, T) too."""
+def critic_error(
+    out: Streams, batch: Batch, units_BT: Tensor, coef: float, clip: float, huber: float = 0.0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """c_v ½ (V − R)² at `units_BT` and 0 elsewhere, clipped or Huber's where these are positive; and what there is to see, (B, T) too."""
 
     def at(x_BT: Tensor) -> Tensor:
         return torch.where(units_BT, x_BT, 0.0)
 
     value_BT, ret_BT = at(out["value"]), at(batch.stored["ret"])
     seen = {"value/mean": value_BT, "value/return_mean": ret_BT, "value/error": (value_BT - ret_BT) ** 2}
-    return coef * value_loss(value_BT, ret_BT, at(batch.stored["value"]), clip), {n: x.detach() for n, x in seen.items()}
+    return coef * value_loss(value_BT, ret_BT, at(batch.stored["value"]), clip, huber), {n: x.detach() for n, x in seen.items()}
 
 
 class Ratios(Protocol):

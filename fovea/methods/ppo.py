@@ -38,6 +38,7 @@ class PPO:
       eps_lo, eps_hi: clip interval [1−ε_lo, 1+ε_hi], 0.2 for both in the paper.
       dual_clip: c of the dual clip, 3.0 in its paper; 0 is off.
       value_coef: c_v; 0.5 in common implementations. value_clip: largest step of V, in reward units; 0 is off.
+      value_huber: δ of Huber's loss in place of the square, 10 in π_RL; 0 is off.
       aggregation: "token-mean" in the paper.
       beta: weight of the KL to the reference. kl: its estimator. kl_in: "reward" (per unit, InstructGPT) or "loss".
       entropy_coef: c_e; 0.01 is usual for control.
@@ -54,6 +55,7 @@ class PPO:
     dual_clip: float = 3.0
     value_coef: float = 0.5
     value_clip: float = 0.2
+    value_huber: float = 0.0
     aggregation: str = "token-mean"
     beta: float = 0.0
     kl: Literal["k1", "k2", "k3", "k3+"] = "k1"
@@ -87,6 +89,6 @@ class PPO:
         log_ratio = common.log_ratio(out, batch)
         ratio = token_ratio(log_ratio)
         objective = ppo_clip(ratio, common.advantage(batch), self.eps_lo, self.eps_hi, self.dual_clip)
-        critic, seen = common.critic_error(out, batch, batch.mask_BT > 0, self.value_coef, self.value_clip)
+        critic, seen = common.critic_error(out, batch, batch.mask_BT > 0, self.value_coef, self.value_clip, self.value_huber)
         loss, metrics = common.policy_loss(self, objective, ratio, log_ratio, out, batch, value=critic)
         return loss, metrics | {name: common.unit_mean(x_BT, batch) for name, x_BT in seen.items()}

@@ -4,6 +4,7 @@
     squashed       a Gaussian squashed into [−1, 1] by tanh: SAC
     bounded        one action in [−1, 1], with noise while it explores: TD3
     values         a value for each of a few actions, a random one now and then while it explores: DQN
+    flow           chunks of actions by flow matching, from pictures and words (`fovea.policies.flow_vla`): π_RL
 
 All are `fovea.rollout.vector.ArrayPolicy`: observations are uint8 pictures (..., H, W, C) or vectors (..., D), continuous actions lie in
 [−1, 1] in every dimension, and the numbers that an action consumes are handed over.
@@ -16,14 +17,16 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fovea.math.options import choose
+from fovea.envs.parts import Part
+from fovea.math.options import check, choose
 from fovea.math.squash import squashed
+from fovea.policies.flow_vla import FlowVLA
 from fovea.policies.pixel import PixelPolicy, Senses, normals, trunk
 
 LOG_STD = (-5.0, 2.0)
@@ -39,12 +42,50 @@ class Network:
       normalise: vectors are shifted and scaled by mean and standard deviation of what was seen so far, which the weights keep.
     """
 
+    kind: ClassVar[str] = ""
+    """The kind of policy that it is of, a key of `KINDS`; "" leaves that to the method."""
+
     width: int = 64
     normalise: bool = False
 
     def __post_init__(self) -> None:
         if self.width < 1:
             raise ValueError(f"network: width = {self.width}; expected at least 1")
+
+
+@dataclass(frozen=True)
+class Flow(Network):
+    """A network that draws chunks of actions by flow matching, and how it is sampled while it learns.
+
+    Attributes:
+      steps: K, from noise to the chunk; 4 in the paper.
+      noise: "sde", one step that keeps the flow's marginals, or "learned", every step with a standard deviation from a head.
+      level: a of "sde", 0.5 in the paper. every: all steps of "sde" are random, not one. ignore_last: never the last one.
+      std: bounds of "learned"; (0.08, 0.16) in the paper.
+      frozen: what reads pictures, proprioception and words is not trained.
+    """
+
+    kind: ClassVar[str] = "flow"
+
+    steps: int = 4
+    noise: Literal["sde", "learned"] = "sde"
+    level: float = 0.5
+    every: bool = False
+    ignore_last: bool = False
+    std: tuple[float, float] = (0.08, 0.16)
+    frozen: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("network: noise", self.noise, ("sde", "learned"))
+        for name, ok, rule in (
+            ("steps", self.steps >= 1, "at least 1"),
+            ("level", self.level >= 0, "0 or more"),
+            ("std", 0 < self.std[0] <= self.std[1], "two rising positive numbers"),
+            ("ignore_last", not self.ignore_last or self.steps > 1, "False, or steps of at least 2"),
+        ):
+            if not ok:
+                raise ValueError(f"network: {name} = {getattr(self, name)!r}; expected {rule}")
 
 
 @dataclass(frozen=True)
@@ -55,11 +96,13 @@ class Spaces:
       obs_shape: (H, W, C) of pictures or (D,) of vectors.
       actions: number of discrete actions, or dimension of continuous ones.
       discrete: which of both.
+      parts: of what an observation is made, where it is a row of bytes (`fovea.envs.parts`).
     """
 
     obs_shape: tuple[int, ...]
     actions: int
     discrete: bool
+    parts: tuple[Part, ...] = ()
 
 
 class Controller(nn.Module):
@@ -87,10 +130,15 @@ class Controller(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """`model.safetensors` and `config.json` into `folder`."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, Path(folder) / "model.safetensors")
-        config = {"policy": self.kind, "spaces": asdict(self.spaces), "network": asdict(self.network)}
-        Path(folder, "config.json").write_text(json.dumps(config, indent=1))
+        write(folder, self)
+
+
+def write(folder: str | Path, policy: Any) -> None:
+    """What `load` reads: weights, and the spaces and the network that they were made for."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in policy.state_dict().items()}, Path(folder) / "model.safetensors")
+    config = {"policy": policy.kind, "spaces": asdict(policy.spaces), "network": asdict(policy.network)}
+    Path(folder, "config.json").write_text(json.dumps(config, indent=1))
 
 
 class Squashed(Controller):
@@ -197,6 +245,7 @@ KINDS: Mapping[str, Callable[[Spaces, Network], Any]] = {
     "squashed": Squashed,
     "bounded": Bounded,
     "values": Values,
+    "flow": FlowVLA,
 }
 
 
@@ -207,7 +256,7 @@ def build(kind: str, spaces: Spaces, network: Network) -> Any:
       ValueError: no such kind, or one that cannot take such actions.
     """
     make = choose("policy", kind, KINDS)
-    wanted = {"squashed": False, "bounded": False, "values": True}.get(kind, spaces.discrete)
+    wanted = {"squashed": False, "bounded": False, "values": True, "flow": False}.get(kind, spaces.discrete)
     if wanted != spaces.discrete:
         raise ValueError(
             f"a policy of kind {kind!r} takes {'discrete' if wanted else 'continuous'} actions, the simulator has "
@@ -233,7 +282,10 @@ def load(folder: Path) -> Any:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if "policy" not in config:
         return PixelPolicy.load(folder)
-    spaces = Spaces(tuple(config["spaces"]["obs_shape"]), config["spaces"]["actions"], config["spaces"]["discrete"])
-    policy = build(config["policy"], spaces, Network(**config["network"]))
+    told = config["spaces"]
+    parts = tuple(Part(p["name"], tuple(p["shape"]), p["kind"]) for p in told.get("parts", ()))
+    spaces = Spaces(tuple(told["obs_shape"]), told["actions"], told["discrete"], parts)
+    kind = Flow if config["policy"] == Flow.kind else Network
+    policy = build(config["policy"], spaces, kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in config["network"].items()}))
     policy.load_state_dict(load_file(folder / "model.safetensors"))
     return policy

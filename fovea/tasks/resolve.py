@@ -18,6 +18,8 @@ SOURCES: dict[str, str] = {
     "bars": "fovea.tasks.bars:Bars",
     "cards": "fovea.tasks.cards:Deals",
     "house": "fovea.tasks.house:Walks",
+    "robot": "fovea.tasks.robots:Robots",
+    "demos": "fovea.tasks.demos:Demonstrations",
     "seeds": "fovea.tasks.seeds:Seeds",
     "spots": "fovea.tasks.spots:Spots",
 }

@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
+from fovea.policies.pixel import normals
 from fovea.recipe import Recipe
 from fovea.rollout.given import given_episode, gold_text
+from fovea.rollout.sampling import address, uniforms
 from fovea.trainer.distributed import ALONE, Team
 from fovea.trainer.exchange import shared
 from fovea.trainer.on_policy import NothingToTrain, produced, why
-from fovea.types import Context, Group, Sampler, Task
+from fovea.types import Context, Episode, Group, Sampler, Segment, Task, Turn
 
 
 class Offline:
@@ -48,6 +52,47 @@ class Offline:
         texts = {"chosen": pair_text(task, "chosen"), "rejected": pair_text(task, "rejected")} if self.pairs else {"gold": gold_text(task)}
         prefix = self.policy.encode(task.prompt, task.images)
         return Group(task, [given_episode(self.policy, task, prefix, text, role, context) for role, text in texts.items()])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sampler": self.sampler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sampler.load_state_dict(state["sampler"])
+
+
+class Recorded:
+    """Collects what a robot did: the chunk of actions at one frame is an episode of one unit, with noise and a time for flow matching.
+
+    A task's `meta` has "obs", what was seen, and "actions", the chunk; both draws are addressed by the step and the task.
+    """
+
+    unscored: Sequence[Group] = ()
+
+    def __init__(self, recipe: Recipe, sampler: Sampler):
+        self.recipe, self.sampler = recipe, sampler
+
+    def collect(self, context: Context, progress: Callable[..., None] | None) -> tuple[list[Group], dict[str, float]]:
+        groups = [self._group(self.sampler.next(context), context, i) for i in range(self.recipe.tasks_per_step)]
+        return groups, produced(groups)
+
+    def _group(self, task: Task, context: Context, i: int) -> Group:
+        actions = torch.as_tensor(task.meta["actions"])[None]
+        draws = uniforms([address(self.recipe.seed, context.step, task.id, i)] * (actions.numel() + 1), range(actions.numel() + 1))
+        one = torch.zeros(1, dtype=torch.long)
+        segment = Segment(
+            prefix=None,
+            actions=actions,
+            mask=torch.ones(1, dtype=torch.bool),
+            logp_old=torch.zeros(1),
+            turn=one,
+            version=one + context.policy_version,
+            extras={
+                "obs": torch.as_tensor(task.meta["obs"])[None],
+                "noise": normals(draws[:-1]).float()[None],
+                "time": 1 - draws[-1:].float(),
+            },
+        )
+        return Group(task, [Episode(f"{context.step}/{task.id}/{i}", task, "gold", [segment], [Turn("")])])
 
     def state_dict(self) -> dict[str, Any]:
         return {"sampler": self.sampler.state_dict()}
