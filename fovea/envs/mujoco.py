@@ -71,8 +71,7 @@ class Lens:
 
     def __init__(self, model: Any, size: int, shadows: bool = False):
         offscreen()
-        import mujoco
-
+        mujoco: Any = import_module("mujoco")
         screen = model.vis.global_
         screen.offwidth, screen.offheight = max(size, screen.offwidth), max(size, screen.offheight)
         if not shadows:

@@ -6,6 +6,7 @@ The hand slides along x, y (and z) behind a target that actions move by up to `S
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -50,17 +51,16 @@ class Scene:
       instruction: what is to be done, from `reset` on. limit: steps of control.
     """
 
-    cameras = ("top", "front")
+    cameras: tuple[str, ...] = ("top", "front")
     dims, limit = 3, 30
     instruction = ""
     model: Any
 
     def __init__(self, size: int = 32, shadows: bool = False):
         offscreen()
-        import mujoco
-
-        self.mj, self.model = mujoco, _compiled(type(self).__name__)
-        self.data, self.size, self.shadows = mujoco.MjData(self.model), size, shadows
+        self.mj: Any = import_module("mujoco")
+        self.model = _compiled(type(self).__name__)
+        self.data, self.size, self.shadows = self.mj.MjData(self.model), size, shadows
         self.target = np.zeros(3)
 
     def reset(self, seed: int) -> None:
@@ -191,8 +191,7 @@ SCENES: dict[str, type[Scene]] = {"reach": Reach, "insert": Insert}
 
 @cache
 def _compiled(name: str) -> Any:
-    import mujoco
-
+    mujoco: Any = import_module("mujoco")
     return mujoco.MjModel.from_xml_string({s.__name__: s for s in SCENES.values()}[name].XML)  # type: ignore[attr-defined]
 
 

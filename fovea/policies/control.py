@@ -285,7 +285,7 @@ def load(folder: Path) -> Any:
     told = config["spaces"]
     parts = tuple(Part(p["name"], tuple(p["shape"]), p["kind"]) for p in told.get("parts", ()))
     spaces = Spaces(tuple(told["obs_shape"]), told["actions"], told["discrete"], parts)
-    kind = Flow if config["policy"] == Flow.kind else Network
-    policy = build(config["policy"], spaces, kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in config["network"].items()}))
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["network"].items()}
+    policy = build(config["policy"], spaces, Flow(**settings) if config["policy"] == Flow.kind else Network(**settings))
     policy.load_state_dict(load_file(folder / "model.safetensors"))
     return policy

@@ -167,9 +167,8 @@ class ChunkFlow(nn.Module):
             more = {k: x[real_BT] for k, x in batch.extras.items() if not k.startswith("next_")}
             context = self.context(more["obs"])
             if "time" in more:
-                out["logp"] = by_unit(
-                    -self.error(*map(self.given, (batch.actions_BT[real_BT], more["noise"])), more["time"], context), real_BT
-                )
+                clean, noise = self.given(batch.actions_BT[real_BT]), self.given(more["noise"])
+                out["logp"] = by_unit(-self.error(clean, noise, more["time"], context), real_BT)
             elif want & {"logp", "entropy"}:
                 logp, entropy = self._logp(more["chain"], more["step"], context)
                 out |= {k: by_unit(x, real_BT) for k, x in (("logp", logp), ("entropy", entropy)) if k in want}

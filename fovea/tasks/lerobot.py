@@ -400,7 +400,7 @@ def _check_feature(where: str, name: str, feature: Any) -> None:
             f"{where}, feature {name!r}: found dtype {dtype!r}, shape {str(shape)[:60]}; expected one of {', '.join(DTYPES)} and positive "
             f"whole numbers with a product up to {MOST}"
         )
-    if dtype in CAMERAS and len(shape) != 3:
+    if dtype in CAMERAS and len(shape or ()) != 3:
         raise ValueError(f"{where}, feature {name!r}: found a camera of shape {shape}, expected three numbers (height, width, channels)")
     if re.search(r"[/\\]|\.\.", name):
         raise ValueError(f"{where}: found a feature called {name!r}; expected no slashes and no '..', because it names a folder")

@@ -41,6 +41,9 @@ class Robots(Gym):
     def name(self) -> str:
         return self.title
 
+    def heldout(self) -> Robots:
+        return replace(self, split="heldout", seed=0)
+
     def spaces(self, envs: Any) -> Spaces:
         """With the parts of what is seen."""
         return replace(super().spaces(envs), parts=envs.envs[0].unwrapped.parts)
