@@ -17,7 +17,9 @@ from fovea.policies import control, generators
 from fovea.policies.chain import GaussianChain
 from fovea.recipe import Recipe
 from fovea.report.metrics import headline, judged
+from fovea.tasks.curation import Curator
 from fovea.trainer import checkpoint as ckpt
+from fovea.trainer.asynchronous import Asynchronous, DataManager
 from fovea.trainer.distributed import ALONE, Team
 from fovea.trainer.evaluation import Evaluation
 from fovea.trainer.evaluation import evaluate as run_evaluation
@@ -123,6 +125,8 @@ def check_team(recipe: Recipe, size: int) -> None:
     """
     if recipe.tasks_per_step < size:
         raise ValueError(f"tasks_per_step = {recipe.tasks_per_step} over {size} processes; expected at least one task for each")
+    if size > 1 and recipe.services.workers:
+        raise ValueError(f"services.workers = {recipe.services.workers} with {size} processes; expected one, or services.workers = 0")
     if size > 1 and recipe.engine != "local":
         raise ValueError(
             f"engine = {recipe.engine.url!r} with {size} processes; expected engine='local', or a single process: "
@@ -196,7 +200,7 @@ def _train(recipe: Recipe, start: Start, on_step: OnStep | None, quiet: bool, te
             folder.write_parent(session.parent)
         elif checkpoint is not None:
             session.restore(checkpoint)
-        with console:
+        with console, contextlib.closing(collector) if isinstance(collector, Asynchronous) else contextlib.nullcontext():
             for line in described(source, heldout):
                 console.note(line)
             try:
@@ -377,10 +381,11 @@ def resolve(recipe: str | Recipe, **changes: Any) -> Recipe:
 
 
 def corrected(recipe: Recipe) -> Recipe:
-    """With a remote engine, a method that ignores the mismatch of sampler and trainer gets the engine's importance weights."""
-    if recipe.engine == "local" or getattr(recipe.method, "behaviour", "") != "none" or recipe.engine.correct == "none":
+    """Where others sample than the trainer, a method that ignores the mismatch gets importance weights: the engine's or the services'."""
+    correct = recipe.services.correct if recipe.services.workers else "none" if recipe.engine == "local" else recipe.engine.correct
+    if getattr(recipe.method, "behaviour", "") != "none" or correct == "none":
         return recipe
-    return recipe.replace(method__behaviour=recipe.engine.correct)
+    return recipe.replace(method__behaviour=correct)
 
 
 def policy_options(recipe: Recipe) -> dict[str, Any]:
@@ -578,10 +583,11 @@ def build_engine(recipe: Recipe, policy: Any, source: Any = None) -> Any:
 
 def build_collector(
     recipe: Recipe, policy: Any, source: Any, engine: Any, scorer: Any, team: Team = ALONE, path: Path | None = None
-) -> OnPolicy | Offline | Recorded | Stream | OffPolicy:
+) -> OnPolicy | Offline | Recorded | Stream | OffPolicy | Asynchronous:
     from fovea.tasks.gates import DynamicSampling
     from fovea.tasks.samplers import Shuffled
 
+    check_services(recipe, engine)
     if recipe.horizon:
         stream = Stream(recipe, engine, source.anywhere)
         return stream if recipe.method.needs.data == "rollout" else build_off_policy(recipe, policy, source, stream, path or Path())
@@ -590,7 +596,27 @@ def build_collector(
         return Recorded(recipe, sampler)
     if recipe.method.needs.data != "rollout":
         return Offline(recipe, policy, sampler, pairs=recipe.method.needs.data == "pairs", team=team, engine=engine)
+    if recipe.services.workers:
+        own = build_scorer(recipe.replace(max_unscored=1.0))
+        manager = DataManager(recipe, sampler, Curator(recipe.curation, recipe.group_size), own)
+        return Asynchronous(recipe, policy, engine, manager, scorer)
     return OnPolicy(recipe, engine, sampler, scorer, DynamicSampling() if recipe.dynamic_sampling else None, team)
+
+
+def check_services(recipe: Recipe, engine: Any) -> None:
+    """Refuse services where nothing asks them.
+
+    Raises:
+      ValueError: answers that are given, an engine that is not this process's own, or a simulator.
+    """
+    from fovea.rollout.engine import Engine
+
+    if recipe.services.workers and (type(engine) is not Engine or recipe.method.needs.data != "rollout"):
+        found = f"{type(engine).__name__} and {type(recipe.method).__name__}"
+        raise ValueError(
+            f"services.workers = {recipe.services.workers} with {found}; expected a language policy that is sampled in this process "
+            "(engine='local') and a method that learns from rollouts, or services.workers = 0"
+        )
 
 
 def build_off_policy(recipe: Recipe, policy: Any, source: Any, stream: Stream, path: Path) -> OffPolicy:

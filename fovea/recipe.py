@@ -26,6 +26,8 @@ from fovea.policies.control import Network
 from fovea.policies.lora import LoRA
 from fovea.report.sinks import SINKS
 from fovea.rollout.sampling import Sampling
+from fovea.rollout.services import Services
+from fovea.tasks.curation import Curation
 from fovea.trainer.replay import Replay
 
 PARTS = ("tower", "projector", "text")
@@ -71,6 +73,8 @@ class Recipe:
       replay: what is kept of them by methods that learn from recorded episodes; `updates_per_rollout` is how often they do so each step.
       dynamic_sampling: keep drawing until every training group has both right and wrong answers (DAPO).
       max_resample: rollouts per step at most while dynamic sampling.
+      services: environments, answers, data and training side by side instead of in turns (`workers` 0: in turns).
+      curation: which episodes of a task the services play, and which groups train.
       steps: rollout-and-update steps.
       learning_rate, warmup_steps, schedule, weight_decay, betas: AdamW and its schedule.
       max_grad_norm: gradients of a greater norm are scaled down to it (0: never).
@@ -123,6 +127,8 @@ class Recipe:
     replay: Replay = field(default_factory=Replay)
     dynamic_sampling: bool = False
     max_resample: int = 20
+    services: Services = field(default_factory=Services)
+    curation: Curation = field(default_factory=Curation)
     steps: int = 60
 
     learning_rate: float = 3e-4
@@ -169,6 +175,18 @@ class Recipe:
                     f"at least 1, because {type(self.method).__name__} learns from a replay",
                 ),
                 ("max_resample", self.max_resample, self.max_resample >= 1, "at least 1"),
+                (
+                    "curation",
+                    self.curation,
+                    self.curation == Curation() or self.services.workers > 0,
+                    "none, because services.workers is 0 and only the services' data manager curates",
+                ),
+                (
+                    "dynamic_sampling",
+                    self.dynamic_sampling,
+                    not (self.dynamic_sampling and self.services.workers),
+                    "False with services, whose data manager does the same by curation.mixed",
+                ),
                 ("steps", self.steps, self.steps >= 0, "0 or more"),
                 ("learning_rate", self.learning_rate, self.learning_rate >= 0, "0 or more"),
                 ("warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "0 or more"),
@@ -225,7 +243,9 @@ class Recipe:
         for outer, inner in nested.items():
             base = changes.get(outer, getattr(self, outer, None))
             if not is_dataclass(base) or isinstance(base, type):
-                raise ValueError(f"recipe: {outer!r} has no fields of its own; expected method, sampling, lora, network or replay")
+                raise ValueError(
+                    f"recipe: {outer!r} has no fields of its own; expected method, sampling, lora, network, replay, services or curation"
+                )
             _known(inner, {f.name for f in fields(base)}, outer)
             _typed(type(base), inner, f"{outer}.")
             changes[outer] = dataclasses.replace(base, **inner)

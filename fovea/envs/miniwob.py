@@ -27,6 +27,7 @@ import numpy as np
 from PIL import Image
 
 from fovea.envs.browser import PATIENCE_S, Browser, apart, browsers, later
+from fovea.envs.gestures import last_call
 from fovea.envs.gym import refuse_constant
 from fovea.envs.simulators import invalid_reward
 from fovea.envs.words import REPLIES, answered
@@ -44,7 +45,7 @@ TASKS = (
 """Pages with a good player (miniwob.js)."""
 POINTS = {"click": 2, "doubleclick": 2, "move": 2, "drag": 4, "scroll": 3}
 """Action -> how many numbers it takes."""
-CALL = re.compile(rf"\b({'|'.join(POINTS)}|type|key)\s*\(\s*(\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|[^()\"']*)\s*\)")
+ACTIONS = (*POINTS, "type", "key")
 KEY = re.compile(
     r"((Control|Shift|Alt)\+)*(Enter|Tab|Backspace|Delete|Escape|Space|Arrow(Up|Down|Left|Right)|Home|End|PageUp|PageDown|[A-Za-z0-9])"
 )
@@ -219,11 +220,10 @@ def parse(text: str, size: tuple[int, int]) -> tuple[str, Any] | None:
 
     None where no action is named, or its numbers, its key or the length of its text are none that it takes.
     """
-    called = CALL.findall(text)
-    if not called:
+    called = last_call(text, ACTIONS)
+    if called is None:
         return None
-    name, given = called[-1]
-    given = given[1:-1].replace("\\" + given[0], given[0]) if given[:1] in ('"', "'") else given.strip()
+    name, given = called
     if name == "type":
         return (name, given) if 0 < len(given) <= LONGEST else None
     if name == "key":

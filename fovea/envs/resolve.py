@@ -55,6 +55,7 @@ class Listed:
 
 ENVIRONMENTS: dict[str, Listed] = {
     "cards": Listed("fovea.envs.cards:Cards", "card games: NumberLine, EZPoints, Points24, Blackjack", "cards:points24"),
+    "desk": Listed("fovea.envs.desk:Desk", "jobs at a small desktop: click, drag, scroll, type", "desk:send"),
     "house": Listed("fovea.envs.house:House", "walks through a house by instructions, in the first person", "house:near"),
     "zoom": Listed("fovea.envs.zoom:Zoom", "a question about a picture, with a tool that enlarges a part of it", "zoom"),
     "minigrid": Listed(

@@ -22,6 +22,7 @@ METHODS: dict[str, str] = {
     "vision-sr1": "fovea.methods.vision_sr1:VisionSR1",
     "vl-dac": "fovea.methods.vl_dac:VLDAC",
     "rl4vlm": "fovea.methods.rl4vlm:RL4VLM",
+    "dart": "fovea.methods.dart:DART",
     "sac": "fovea.methods.sac:SAC",
     "td3": "fovea.methods.td3:TD3",
     "dqn": "fovea.methods.dqn:DQN",

@@ -232,6 +232,14 @@ class HFVLM:
         self._ready.clear(None)
         self._fused = None
 
+    def twin(self, dtype: str = "") -> HFVLM:
+        """A policy with the same weights in memory of its own (as `dtype` where one is named), to answer in another thread."""
+        self.forget()
+        model = copy.deepcopy(self.model)
+        made = type(self)(model.to(dtype=getattr(torch, dtype)) if dtype else model, copy.deepcopy(self.processor), self.path)
+        made.temperature, made.version = self.temperature, self.version
+        return made
+
     def parameters(self) -> Iterator[nn.Parameter]:
         return (p for p in self.model.parameters() if p.requires_grad)
 

@@ -206,7 +206,7 @@ class Actor:
         sampling = replace(self._sampling, **overrides)
         if self._episode.role == "greedy":
             sampling = replace(sampling, temperature=0.0)
-        room = self._rollout.room(units, sampling, self._episode.task)
+        room = self._rollout.engine.room(units, sampling, self._episode.task)
         call = Call(
             units=units,
             sampling=sampling,
@@ -279,10 +279,10 @@ class Actor:
 
 
 class Recorder:
-    """The environment as an episode program sees it: rewards go into the books on the way."""
+    """The environment as an episode program sees it: rewards go into the books on the way, and an episode of `turns` turns is cut."""
 
-    def __init__(self, env: Any, actor: Actor):
-        self._env, self._actor = env, actor
+    def __init__(self, env: Any, actor: Actor, turns: int = 0):
+        self._env, self._actor, self._left = env, actor, turns
 
     def reset(self, task: Task, seed: int) -> Any:
         return self._env.reset(task, seed)
@@ -295,9 +295,11 @@ class Recorder:
         return self._book(await result)
 
     def _book(self, result: Any) -> Any:
-        _, reward, _, truncated, info = result
+        observation, reward, terminated, truncated, info = result
+        self._left -= 1
+        truncated = truncated or (self._left == 0 and not terminated)
         self._actor.reward(reward, truncated, info.get("measures"))
-        return result
+        return observation, reward, terminated, truncated, info
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._env, name)
@@ -367,46 +369,9 @@ class Engine:
             score.finish()
         return groups
 
-    def begin(self, *args: Any) -> Rollout:
-        """The driver of one rollout."""
-        return Rollout(self, *args)
-
-
-class Rollout:
-    """One call of `Engine.rollout`: the queue, the live rows, the driver."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        groups: list[Group],
-        sampling: Sampling,
-        context: Context,
-        score: Scorer | None,
-        on_progress: Progress | None,
-        attempt: int,
-    ):
-        self.engine, self.policy, self.context, self.stop = engine, engine.policy, context, threading.Event()
-        self.groups, self.sampling, self.score, self.on_progress, self.attempt = groups, sampling, score, on_progress, attempt
-        self.pending: list[Call] = []
-        self.rows: list[tuple[Any, list[Call]]] = []  # cohorts with the call of each row
-        self.logits: list[Tensor] = []
-        self.encoded: dict[tuple[int, ...], tuple[Any, Prefix]] = {}
-        self.done = self.tokens = 0
-        self.total = sum(len(g.episodes) for g in groups)
-        self.draws = any(e.role != "gold" for g in groups for e in g.episodes)
-
-    # -- asked by actors ------------------------------------------------------------------------------------------------------
-
-    def encode(self, messages: tuple[Message, ...], images: tuple[Any, ...]) -> Prefix:
-        """The policy's prefix; members of a group show the very same objects, which are then not hashed again."""
-        key = (id(messages), *(id(m) for m in messages), *(id(image) for image in images))
-        if key not in self.encoded:
-            self.encoded[key] = ((messages, images), self.policy.encode(messages, images))  # kept alive: ids stay unique
-        return self.encoded[key][1]
-
     def room(self, units: Units, sampling: Sampling, task: Task) -> int:
         """Tokens that this turn may still sample."""
-        limit = self.engine.max_context
+        limit = self.max_context
         if limit is None:
             return sampling.max_new_tokens
         used = units.prefix.length + len(units.ids)
@@ -417,103 +382,24 @@ class Rollout:
             )
         return min(sampling.max_new_tokens, limit - used)
 
-    async def submit(self, call: Call) -> str:
-        """Queue the call; returns why the turn stopped. Where nothing is drawn, nobody asks how likely the given answers were."""
-        if call.given and not self.draws:
-            return self.give(call)
-        self.pending.append(call)
-        self.wake.set()
-        return await call.done
+    def begin(self, *args: Any) -> Rollout:
+        """The driver of one rollout."""
+        return Rollout(self, *args)
 
-    def give(self, call: Call) -> str:
-        """What is given as the turn, whose log-probabilities are left at zero."""
-        for token in call.given:
-            call.units.add(token, 0.0, 0.0, call.turn, self.policy.version)
-        return "eos"
 
-    # -- the driver -----------------------------------------------------------------------------------------------------------
+class Decoder:
+    """Queued calls and the rows that are being decoded, by one policy.
 
-    async def drive(self) -> None:
-        """Start episodes while there is room, admit their calls, decode one token for all; wait only when nothing can be decoded."""
-        self.wake = asyncio.Event()
-        waiting = list(enumerate(self.groups))[::-1]
-        left = {g: len(group.episodes) for g, group in enumerate(self.groups)}
-        live: dict[asyncio.Task[None], tuple[int, int]] = {}
-        queue: list[tuple[int, int]] = []
-        self.report()
-        try:
-            while waiting or queue or live:
-                self.check()
-                # a group enters as a whole where it fits, so its prefix is prefilled once
-                while waiting and (len(live) + len(queue) + len(waiting[-1][1].episodes) <= self.engine.max_rows or not (live or queue)):
-                    g, group = waiting.pop()
-                    queue.extend((g, e) for e in range(len(group.episodes)))
-                while queue and len(live) < self.engine.max_rows:
-                    g, e = queue.pop(0)
-                    live[asyncio.ensure_future(self.run(g, e))] = (g, e)
-                self.wake.clear()
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)  # a woken program reaches its next act, through one wrapper task if need be
-                for task in [t for t in live if t.done()]:
-                    g, e = live.pop(task)
-                    task.result()
-                    left[g] -= 1
-                    if self.score is not None:
-                        self.score.submit(self.groups[g] if left[g] == 0 else self.groups[g].episodes[e], self.context)
-                if self.pending:
-                    self.admit()
-                if self.rows:
-                    self.step()
-                elif live and not self.pending and not any(t.done() for t in live):
-                    await self.rest()
-        finally:
-            for task in live:
-                task.cancel()
-            await asyncio.gather(*live, return_exceptions=True)
+    Attributes:
+      tokens: drawn so far.
+    """
 
-    def check(self) -> None:
-        """Raise what ends the whole rollout."""
-        if self.stop.is_set():
-            raise Stopped("rollout interrupted")
-
-    async def rest(self) -> None:
-        """Until a program calls, an episode ends, or somebody asks to stop."""
-        while not self.wake.is_set() and not self.stop.is_set():
-            try:
-                await asyncio.wait_for(self.wake.wait(), timeout=0.2)
-            except TimeoutError:
-                continue
-
-    async def run(self, g: int, e: int) -> None:
-        """One episode from start to end; whatever its program or environment raises ends this episode and no other."""
-        group = self.groups[g]
-        episode, engine = group.episodes[e], self.engine
-        name = episode.id.rsplit("/", 1)[0]
-        place = (engine.seed, self.context.step, self.attempt, name, e)
-        actor = Actor(self, episode, self.sampling, address(*place[:-1]) >> (64 - SEED_BITS), place)
-        env: Any = None
-        try:
-            env = (engine.environment or Answer)()
-            actor.demonstrate = getattr(env, "demonstrate", None)
-            await engine.program(group.task, actor, Recorder(env, actor))  # type: ignore[arg-type]
-            if not episode.turns:
-                raise RuntimeError("the episode program ended without a call of policy.act")
-        except Exception as error:
-            episode.stop, episode.error = "error", f"{type(error).__name__}: {error}"
-            episode.score = Score.failed(f"episode ended with an error: {episode.error}")
-            engine.counts["errors"] += 1
-        finally:
-            actor.close(rewarded=engine.environment is not None)
-            if hasattr(env, "close"):
-                env.close()
-            engine.counts["episodes"] += 1
-            self.done += 1
-            self.wake.set()
-            self.report()
-
-    def report(self) -> None:
-        if self.on_progress is not None:
-            self.on_progress(self.done, self.total, self.tokens)
+    def __init__(self, engine: Engine, sampling: Sampling):
+        self.engine, self.policy, self.sampling = engine, engine.policy, sampling
+        self.pending: list[Call] = []
+        self.rows: list[tuple[Any, list[Call]]] = []  # cohorts with the call of each row
+        self.logits: list[Tensor] = []
+        self.tokens = 0
 
     def admit(self) -> None:
         """Prefill the queued calls, equal prefixes once, in cohorts of bounded size."""
@@ -617,6 +503,147 @@ class Rollout:
         tail = max(len(s.encode()) for s in call.sampling.stop) + STOP_TAIL
         text = self.policy.decode_text(call.units.ids[max(call.start, len(call.units.ids) - tail) :], skip_special=False)
         return any(s in text for s in call.sampling.stop)
+
+
+class Rollout(Decoder):
+    """One call of `Engine.rollout`: its groups and the driver."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        groups: list[Group],
+        sampling: Sampling,
+        context: Context,
+        score: Scorer | None,
+        on_progress: Progress | None,
+        attempt: int,
+    ):
+        super().__init__(engine, sampling)
+        self.context, self.stop = context, threading.Event()
+        self.groups, self.score, self.on_progress, self.attempt = groups, score, on_progress, attempt
+        self.encoded: dict[tuple[int, ...], tuple[Any, Prefix]] = {}
+        self.done = 0
+        self.total = sum(len(g.episodes) for g in groups)
+        self.draws = any(e.role != "gold" for g in groups for e in g.episodes)
+
+    # -- asked by actors ------------------------------------------------------------------------------------------------------
+
+    def encode(self, messages: tuple[Message, ...], images: tuple[Any, ...]) -> Prefix:
+        """The policy's prefix; members of a group show the very same objects, which are then not hashed again."""
+        key = (id(messages), *(id(m) for m in messages), *(id(image) for image in images))
+        if key not in self.encoded:
+            self.encoded[key] = ((messages, images), self.policy.encode(messages, images))  # kept alive: ids stay unique
+        return self.encoded[key][1]
+
+    async def submit(self, call: Call) -> str:
+        """Queue the call; returns why the turn stopped. Where nothing is drawn, nobody asks how likely the given answers were."""
+        if call.given and not self.draws:
+            return self.give(call)
+        self.pending.append(call)
+        self.wake.set()
+        return await call.done
+
+    def give(self, call: Call) -> str:
+        """What is given as the turn, whose log-probabilities are left at zero."""
+        for token in call.given:
+            call.units.add(token, 0.0, 0.0, call.turn, self.policy.version)
+        return "eos"
+
+    # -- the driver -----------------------------------------------------------------------------------------------------------
+
+    async def drive(self) -> None:
+        """Start episodes while there is room, admit their calls, decode one token for all; wait only when nothing can be decoded."""
+        self.wake = asyncio.Event()
+        waiting = list(enumerate(self.groups))[::-1]
+        left = {g: len(group.episodes) for g, group in enumerate(self.groups)}
+        live: dict[asyncio.Task[None], tuple[int, int]] = {}
+        queue: list[tuple[int, int]] = []
+        self.report()
+        try:
+            while waiting or queue or live:
+                self.check()
+                # a group enters as a whole where it fits, so its prefix is prefilled once
+                while waiting and (len(live) + len(queue) + len(waiting[-1][1].episodes) <= self.engine.max_rows or not (live or queue)):
+                    g, group = waiting.pop()
+                    queue.extend((g, e) for e in range(len(group.episodes)))
+                while queue and len(live) < self.engine.max_rows:
+                    g, e = queue.pop(0)
+                    live[asyncio.ensure_future(self.run(g, e))] = (g, e)
+                self.wake.clear()
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # a woken program reaches its next act, through one wrapper task if need be
+                for task in [t for t in live if t.done()]:
+                    g, e = live.pop(task)
+                    task.result()
+                    left[g] -= 1
+                    if self.score is not None:
+                        self.score.submit(self.groups[g] if left[g] == 0 else self.groups[g].episodes[e], self.context)
+                if self.pending:
+                    self.admit()
+                if self.rows:
+                    self.step()
+                elif live and not self.pending and not any(t.done() for t in live):
+                    await self.rest()
+        finally:
+            for task in live:
+                task.cancel()
+            await asyncio.gather(*live, return_exceptions=True)
+
+    def check(self) -> None:
+        """Raise what ends the whole rollout."""
+        if self.stop.is_set():
+            raise Stopped("rollout interrupted")
+
+    async def rest(self) -> None:
+        """Until a program calls, an episode ends, or somebody asks to stop."""
+        while not self.wake.is_set() and not self.stop.is_set():
+            try:
+                await asyncio.wait_for(self.wake.wait(), timeout=0.2)
+            except TimeoutError:
+                continue
+
+    async def run(self, g: int, e: int) -> None:
+        """One episode from start to end."""
+        episode = self.groups[g].episodes[e]
+        name = episode.id.rsplit("/", 1)[0]
+        await play(self, episode, (self.engine.seed, self.context.step, self.attempt, name, e))
+        self.done += 1
+        self.wake.set()
+        self.report()
+
+    def report(self) -> None:
+        if self.on_progress is not None:
+            self.on_progress(self.done, self.total, self.tokens)
+
+
+async def play(rollout: Any, episode: Episode, place: tuple[int | str, ...], turns: int = 0, said: Sequence[str] = ()) -> None:
+    """One episode from start to end; whatever its program or environment raises ends this episode and no other.
+
+    Args:
+      rollout: whom the actor asks: a `Rollout`, or what has its `engine`, `policy`, `context`, `sampling`, `encode` and `submit`.
+      place: random address; what comes before its last part is shared by the group.
+      turns: the episode is cut after so many; 0 leaves that to the environment.
+      said: what an episode of role "gold" says turn by turn, instead of what the environment demonstrates.
+    """
+    engine: Engine = rollout.engine
+    actor = Actor(rollout, episode, rollout.sampling, address(*place[:-1]) >> (64 - SEED_BITS), place)
+    env: Any = None
+    try:
+        env = (engine.environment or Answer)()
+        again = iter(said)
+        actor.demonstrate = (lambda: next(again)) if said else getattr(env, "demonstrate", None)
+        await engine.program(episode.task, actor, Recorder(env, actor, len(said) or turns))  # type: ignore[arg-type]
+        if not episode.turns:
+            raise RuntimeError("the episode program ended without a call of policy.act")
+    except Exception as error:
+        episode.stop, episode.error = "error", f"{type(error).__name__}: {error}"
+        episode.score = Score.failed(f"episode ended with an error: {episode.error}")
+        engine.counts["errors"] += 1
+    finally:
+        actor.close(rewarded=engine.environment is not None)
+        if hasattr(env, "close"):
+            env.close()
+        engine.counts["episodes"] += 1
 
 
 def run_anywhere(work: Callable[[], Any], stop: threading.Event) -> None:

@@ -17,6 +17,7 @@ SOURCES: dict[str, str] = {
     "absent": "fovea.tasks.absent:Absent",
     "bars": "fovea.tasks.bars:Bars",
     "cards": "fovea.tasks.cards:Deals",
+    "desk": "fovea.tasks.desk:Jobs",
     "house": "fovea.tasks.house:Walks",
     "robot": "fovea.tasks.robots:Robots",
     "demos": "fovea.tasks.demos:Demonstrations",

@@ -1,0 +1,279 @@
+"""Environments that never wait for each other: a cluster plays episodes, several policies answer it (DART, arXiv 2509.23866).
+
+Rollout-wise scheduling: as soon as one episode has ended, its place takes the next (task, episode) job; there is no barrier. Per-worker
+sync: the workers take new weights one after the other while the others serve, each between two turns, so every token was drawn with the
+weights of one version, which is recorded, and an episode may hold several. Nothing here knows what is trained or how.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args, get_type_hints
+
+import torch
+from torch import Tensor
+
+from fovea.math.options import check
+from fovea.rollout.engine import Call, Decoder, Engine, Units, play
+from fovea.rollout.sampling import Sampling
+from fovea.types import Context, Episode, Message, Prefix, Task
+
+LEVELS = 127  # of 8 bits on either side of zero
+
+
+@dataclass(frozen=True)
+class Services:
+    """Environments, answers, data and training as four services that do not wait for each other.
+
+    Attributes:
+      workers: copies of the policy that answer the environments, of which there are `max_rows`; 0: rollouts and updates take turns.
+      newest: episodes train that were played with one of the last so many published weights, their oldest token counting.
+      rounding: how the copies hold the weights: "" as the trainer, "bfloat16", or "int8" (matrices, one scale for each row).
+      correct: importance weights against what that and staleness do, for a method whose `behaviour` is "none".
+      where: the copies are in this process ("here") or in processes of their own ("ray").
+    """
+
+    workers: int = 0
+    newest: int = 2
+    rounding: Literal["", "bfloat16", "int8"] = ""
+    correct: Literal["none", "token", "sequence", "sequence-mask"] = "token"
+    where: Literal["here", "ray"] = "here"
+
+    def __post_init__(self) -> None:
+        if self.workers < 0 or self.newest < 1:
+            raise ValueError(f"services.workers = {self.workers}, services.newest = {self.newest}; expected 0 or more, at least 1")
+        for name in ("rounding", "correct", "where"):
+            check(f"services.{name}", getattr(self, name), get_args(get_type_hints(type(self))[name]))
+
+
+@dataclass(frozen=True)
+class Question:
+    """One turn that is to be drawn: `said` are the units after the prompt so far, `given` the tokens where they are not drawn."""
+
+    prefix: Prefix
+    said: tuple[int, ...]
+    sampling: Sampling
+    room: int
+    key: int
+    given: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The tokens of a turn, both log-probabilities of each (nats), the version of the weights that drew them, and why the turn stopped."""
+
+    ids: tuple[int, ...]
+    logp_old: tuple[float, ...]
+    logp_behaviour: tuple[float, ...]
+    version: int
+    stop: str
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What the trainer publishes: the trained tensors by name."""
+
+    version: int
+    tensors: Mapping[str, Tensor]
+
+
+class Worker(Decoder):
+    """One copy of the policy that answers questions; `serve` must run beside.
+
+    Args:
+      policy: its own copy.
+      trained_at: temperature of the trainer's softmax.
+      rounding: "int8" keeps matrices to 8 bits, one scale for each row, as a cheap engine would; "" as they are published.
+    """
+
+    def __init__(self, policy: Any, sampling: Sampling, rounding: str = ""):
+        super().__init__(Engine(policy), sampling)
+        self.rounding, self.newer, self.task = rounding, None, Task("", "", ())
+        self.versions, self.wake = [policy.version], asyncio.Event()
+
+    async def answer(self, question: Question) -> Answer:
+        units, start = Units(question.prefix, ids=list(question.said)), len(question.said)
+        done = asyncio.get_running_loop().create_future()
+        call = Call(units, question.sampling, question.room, question.key, 0, start, self.task, done, question.given)
+        self.pending.append(call)
+        self.wake.set()
+        stop = await done
+        (version,) = set(units.version)
+        return Answer(tuple(units.ids[start:]), tuple(units.logp_old), tuple(units.logp_behaviour), version, stop)
+
+    async def renew(self, weights: Weights) -> None:
+        """Take new weights as soon as the turns that are being drawn are complete; returns then. Waiting turns are drawn with them."""
+        taken = asyncio.get_running_loop().create_future()
+        self.newer = (weights, taken)
+        self.wake.set()
+        await taken
+
+    async def serve(self) -> None:
+        """Answer until cancelled; other coroutines run between two tokens."""
+        while True:
+            if self.newer is not None and not self.rows:
+                (weights, taken), self.newer = self.newer, None
+                self.take(weights)
+                taken.set_result(None)
+            if self.pending and self.newer is None:
+                self.admit()
+            if self.rows:
+                self.step()
+                await asyncio.sleep(0)
+            elif not (self.pending or self.newer):
+                self.wake.clear()
+                await self.wake.wait()
+
+    @torch.no_grad()
+    def take(self, weights: Weights) -> None:
+        for name, p in self.policy.named_parameters():
+            x = weights.tensors[name].to(p.device)
+            p.copy_(eight_bits(x) if self.rounding == "int8" and x.ndim == 2 else x)
+        self.policy.version = weights.version
+        self.versions.append(weights.version)
+
+
+def eight_bits(x_OI: Tensor) -> Tensor:
+    """Every row rounded to 255 levels between ± its largest magnitude."""
+    scale_O1 = (x_OI.abs().amax(1, keepdim=True) / LEVELS).clamp(min=1e-12)
+    return (x_OI / scale_O1).round() * scale_O1
+
+
+class Answers(Protocol):
+    """A worker, here or elsewhere."""
+
+    async def answer(self, question: Question) -> Answer: ...
+
+    async def renew(self, weights: Weights) -> None: ...
+
+
+class RolloutService:
+    """Several workers: a question goes to the one with the fewest, and new weights to one after the other.
+
+    Attributes:
+      newest: what was published last; None before.
+    """
+
+    def __init__(self, workers: Sequence[Answers]):
+        self.workers, self.newest = list(workers), None
+        self.load = [0] * len(self.workers)
+        self.renewing: int | None = None
+        self.published = asyncio.Event()
+
+    async def answer(self, question: Question) -> Answer:
+        w = min(range(len(self.workers)), key=lambda i: (i == self.renewing, self.load[i]))
+        self.load[w] += 1
+        try:
+            return await self.workers[w].answer(question)
+        finally:
+            self.load[w] -= 1
+
+    def publish(self, weights: Weights) -> None:
+        self.newest = weights
+        self.published.set()
+
+    async def sync(self) -> None:
+        """Hand out what is published, until cancelled; of what is published meanwhile only the newest counts."""
+        while True:
+            await self.published.wait()
+            self.published.clear()
+            for i, worker in enumerate(self.workers):
+                self.renewing = i
+                assert self.newest is not None
+                await worker.renew(self.newest)
+            self.renewing = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode to be played.
+
+    Attributes:
+      place: random address; what comes before its last part is shared by the group, which so shares its start.
+      group: number of its group.
+      turns: the episode is cut after so many; 0 leaves that to the environment.
+      said: what it says turn by turn where it is recorded.
+    """
+
+    episode: Episode
+    group: int
+    place: tuple[int | str, ...]
+    turns: int = 0
+    said: tuple[str, ...] = ()
+
+
+class Jobs(Protocol):
+    """Who knows what is to be played next."""
+
+    async def next(self) -> Job: ...
+
+    async def finished(self, job: Job) -> None: ...
+
+
+async def keep_busy(places: int, following: Callable[[], Awaitable[Any]], work: Callable[[Any], Awaitable[None]]) -> None:
+    """Each of `places` does the next job as soon as it is done with the one before; ends with the first error, or when cancelled."""
+
+    async def one() -> None:
+        while True:
+            await work(await following())
+
+    async with running(one() for _ in range(places)) as tasks:
+        await asyncio.gather(*tasks)
+
+
+@contextlib.asynccontextmanager
+async def running(coroutines: Any) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """The coroutines as tasks that end with the block."""
+    tasks = [asyncio.ensure_future(c) for c in coroutines]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Cluster:
+    """The environments: each plays one episode after another and asks the service what the policy says.
+
+    Args:
+      engine: its program, environment, and `max_rows`, the number of environments; its policy encodes prompts and draws nothing.
+    Attributes:
+      context: where training stands.
+      played_s: seconds in which environments had an episode, added up.
+    """
+
+    def __init__(self, engine: Engine, sampling: Sampling, service: RolloutService, jobs: Jobs):
+        self.engine, self.policy, self.sampling, self.service, self.jobs = engine, engine.policy, sampling, service, jobs
+        self.context, self.counts, self.played_s = Context(), Counter[str](), 0.0
+
+    async def run(self) -> None:
+        await keep_busy(self.engine.max_rows, self.jobs.next, self.play)
+
+    async def play(self, job: Job) -> None:
+        clock = asyncio.get_running_loop()
+        began = clock.time()
+        await play(self, job.episode, job.place, job.turns, job.said)
+        self.played_s += clock.time() - began
+        self.counts["episodes"] += 1
+        await self.jobs.finished(job)
+
+    # -- what an actor asks ---------------------------------------------------------------------------------------------------
+
+    def encode(self, messages: tuple[Message, ...], images: tuple[Any, ...]) -> Prefix:
+        return self.policy.encode(messages, images)
+
+    async def submit(self, call: Call) -> str:
+        """The turn, as some worker draws it. The trainer has other weights by then, so how likely it was is for the trainer to say."""
+        units = call.units
+        asked = Question(units.prefix, tuple(units.ids), call.sampling, call.room, call.key, call.given)
+        answer = await self.service.answer(asked)
+        for token, old, behaviour in zip(answer.ids, answer.logp_old, answer.logp_behaviour, strict=True):
+            units.add(token, old, behaviour, call.turn, answer.version)
+        units.remote = True
+        self.counts["tokens"] += len(answer.ids)
+        return answer.stop
