@@ -366,6 +366,8 @@ CHANGES = {
     "sac": "a replay, twin critics, entropy by a learned temperature",
     "td3": "a replay, twin critics, a delayed deterministic policy",
     "dqn": "a replay, values of discrete actions, a slow copy",
+    "dreamer": "a world model that draws what it sees; actor and critic learn in its imagination",
+    "repo-mbrl": "a world model whose latents must predict the reward and be predictable; nothing is drawn",
     "ddpo": "PPO's loss on denoising steps, with statistics of the prompt where there are enough of its samples",
     "sft": "imitates given answers, no rollouts",
     "dpo": "learns from pairs of answers, no rollouts, tied to a reference",

@@ -42,7 +42,8 @@ def registry(kind: str, tag: str = "") -> list[dict[str, Any]]:
 
 
 def environments() -> list[dict[str, Any]]:
-    """Every environment that has a name, what it needs, and whether it can run here."""
+    """Every environment that has a name, then those of array policies by the namespace of their ids; what they need, whether they run here."""
+    from fovea.envs.registered import SIMULATORS
     from fovea.envs.resolve import ENVIRONMENTS
 
     shown = ("summary", "example", "extra")
@@ -50,7 +51,7 @@ def environments() -> list[dict[str, Any]]:
         {"name": n, "state": "missing" if (lacks := e.problem()) else "ready", "problem": lacks, "effect": lacks or f"e.g. {e.example}"}
         | {k: getattr(e, k) for k in shown}
         | {"needs": list(e.packages)}
-        for n, e in ENVIRONMENTS.items()
+        for n, e in (*ENVIRONMENTS.items(), *((f"gym:{n}", e) for n, e in SIMULATORS.items()))
     ]
 
 

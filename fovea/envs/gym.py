@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fovea.envs.registered import register
 from fovea.envs.words import REPLIES, answered, last_named
 from fovea.types import Action, Observation, Task, user
 
@@ -28,6 +29,9 @@ def vector(make: str | Callable[..., Any], num_envs: int, stack: int = 1, unit_a
         from gymnasium.vector import AutoresetMode, SyncVectorEnv
     except ImportError as e:
         raise ImportError(f"simulators need gymnasium ({e}); install it with: pip install 'fovea-rl[envs]'") from e
+
+    if isinstance(make, str):
+        register(make)
 
     def made() -> Any:
         env = gymnasium.make(make, **kwargs) if isinstance(make, str) else make(**kwargs)
@@ -133,6 +137,6 @@ def refuse_constant(picture: Any, who: str, cause: str = "") -> None:
         cause = cause or (
             f"SDL_VIDEODRIVER is {set_to!r}, with which some packages draw nothing: unset it"
             if set_to
-            else "an OpenGL that draws nothing (MUJOCO_GL=egl or osmesa; headless pyglet), or a display that is not there"
+            else "an OpenGL that draws nothing (MUJOCO_GL=egl, which takes Debian's libegl1, or osmesa; headless pyglet), or no display"
         )
         raise RuntimeError(f"{who}: its first picture is of one colour, {pixels.reshape(-1, pixels.shape[-1])[0].tolist()}; likely {cause}")

@@ -46,6 +46,8 @@ class Claim:
       max_unscored: share of a run's held-out answers that may fail to be scored; above it there is no verdict.
       measured: changes to the recipe while it answers them. Before these, every arm gets the data and reward of `tiny`, so that all arms
         answer the same tasks and are judged alike; its program, environment and sampling stay its own.
+      examine: called with the finished policy and the recipe that it is measured by; the numbers that it gives are `Finished.found`, by
+        name, and stand in the row beside the metric.
       tuning: what was tried before, the same for every arm: settings and seeds.
       minutes: the time budget of one arm and seed.
       curve: the column of metrics.jsonl that the plot shows over training.
@@ -70,6 +72,7 @@ class Claim:
     temperature: float = 0.0
     max_unscored: float = 0.01
     measured: Mapping[str, Any] = field(default_factory=dict)
+    examine: Callable[[Any, Recipe], Mapping[str, float]] | None = None
     minutes: float = 3.0
     curve: str = "accuracy/mean"
     notes: tuple[str, ...] = ()
@@ -172,7 +175,8 @@ def arms_hash(tiny: Recipe, claim: Claim) -> str:
     """Hash of all that a row depends on: every arm's settings, the metric, the rule of the verdict."""
     from fovea.recipe import plain
 
-    rest = {f.name: plain(getattr(claim, f.name)) for f in fields(claim) if f.name not in (*TEXT, "arms")}
+    absent = {"arms"} if claim.examine else {"arms", "examine"}
+    rest = {f.name: plain(getattr(claim, f.name)) for f in fields(claim) if f.name not in (*TEXT, *absent)}
     arms = {a: {**settings(arm_recipe(tiny, c)), **{k: c[k] for k in OWN_KEYS[1:] if k in c}} for a, c in claim.arms.items()}
     rest["measured"] = settings(measured_recipe(tiny, claim, tiny))
     return digest({**rest, "arms": arms})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -22,11 +22,13 @@ class Finished:
       answers: one mapping per held-out task: task, source, correct (0 to 1), length (action units), cut (at the length limit), parts (the
         verifier's named parts; a weighted sum's are "accuracy", "accuracy/precision", ...).
       unscored: how many held-out answers are not among these, because they could not be scored.
+      found: what the claim's examination of the policy gave, by name.
     """
 
     rows: Sequence[Mapping[str, float]]
     answers: Sequence[Mapping[str, Any]]
     unscored: int = 0
+    found: Mapping[str, float] = field(default_factory=dict)
 
     def column(self, name: str) -> list[float]:
         """The finite values of one metric, oldest first.
@@ -146,3 +148,24 @@ class Area:
 
     def __call__(self, run: Finished) -> float:
         return statistics.fmean(run.column(self.column))
+
+
+@dataclass(frozen=True)
+class Found:
+    """A number of the claim's examination (`Claim.examine`), less another one where that is named."""
+
+    what: str
+    less: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.what} found" if not self.less else f"{self.what} less {self.less} found"
+
+    def __call__(self, run: Finished) -> float:
+        """
+        Raises:
+          ValueError: the examination gave no such number.
+        """
+        if absent := [n for n in (self.what, self.less) if n and n not in run.found]:
+            raise ValueError(f"nothing named {absent[0]!r} was found; the examination gave {', '.join(sorted(run.found)) or 'nothing'}")
+        return run.found[self.what] - (run.found[self.less] if self.less else 0.0)

@@ -21,7 +21,7 @@ from fovea.files import write_json
 from fovea.ledger import rows as ledger
 from fovea.ledger import stats
 from fovea.ledger.claim import Claim, arms_hash, digest, read
-from fovea.ledger.measures import Finished
+from fovea.ledger.measures import Finished, Found
 from fovea.ledger.runs import QUICK_SEEDS, finished, plan, run_all
 from fovea.report.plots import aligned
 from fovea.report.run import called
@@ -197,7 +197,8 @@ def arm_row(claim: Claim, by_seed: Mapping[int, Finished], x_SI: np.ndarray, bas
     curve = [{"step": int(s), "mean": _round(sum(y) / len(y)), "low": _round(min(y)), "high": _round(max(y))} for s, y in zip(steps, seeds)]
     against = {} if base_SI is None else compared(x_SI, base_SI)
     numbers = {"values": [_round(v) for v in stats.per_seed(x_SI)], "unscored": [by_seed[s].unscored for s in sorted(by_seed)]}
-    return {"seeds": sorted(by_seed), **numbers, **against, "curve": curve}
+    found = {n: [_round(by_seed[s].found[n]) for s in sorted(by_seed)] for n in next(iter(by_seed.values())).found}
+    return {"seeds": sorted(by_seed), **numbers, **against, **({"found": found} if found else {}), "curve": curve}
 
 
 def compared(a_SI: np.ndarray, b_SI: np.ndarray) -> dict[str, Any]:
@@ -237,7 +238,7 @@ def unscored_words(row: Mapping[str, Any]) -> str:
 def metric_name(claim: Claim) -> str:
     """The metric in words; one of held-out answers with how they were drawn."""
     drawn = "greedy" if claim.temperature == 0 else f"temperature {claim.temperature:g}"
-    return name_of(claim.metric) + ("" if hasattr(claim.metric, "column") else f", {drawn}")
+    return name_of(claim.metric) + ("" if hasattr(claim.metric, "column") or isinstance(claim.metric, Found) else f", {drawn}")
 
 
 def name_of(metric: Any) -> str:

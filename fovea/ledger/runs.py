@@ -86,11 +86,14 @@ def run_recipe(tiny: Recipe, claim: Claim, arm: str, seed: int, quick: bool = Fa
 
 def run_key(tiny: Recipe, claim: Claim, arm: str, seed: int, quick: bool = False) -> str:
     """Ten hexadecimal digits over everything that decides a run's numbers, the code excepted."""
+    from fovea.recipe import plain
+
     recipe = run_recipe(tiny, claim, arm, seed, quick)
     other = claim.arms[arm].get("seconds_of")
     limit = run_key(tiny, claim, other, seed, quick) if other else ""
     measured = settings(measured_recipe(tiny, claim, recipe))
-    return digest([settings(recipe), measured, seed, tasks_of(claim, quick), claim.temperature, weights(recipe.model), limit])[:10]
+    decides = [settings(recipe), measured, seed, tasks_of(claim, quick), claim.temperature, weights(recipe.model), limit]
+    return digest(decides + ([plain(claim.examine)] if claim.examine else []))[:10]
 
 
 def tasks_of(claim: Claim, quick: bool) -> int:
@@ -125,15 +128,17 @@ def main(argv: list[str] | None = None) -> int:
     tiny, claim, _ = read(options.slug)
     recipe = run_recipe(tiny, claim, options.arm, options.seed, options.quick)
     asked = measured_recipe(tiny, claim, recipe)
-    result = one(recipe, asked, options.folder, tasks_of(claim, options.quick), claim.temperature, options.seconds)
+    result = one(recipe, asked, options.folder, tasks_of(claim, options.quick), claim.temperature, options.seconds, claim.examine)
     write_json(options.folder / RESULT, result)
     shutil.rmtree(options.folder / "checkpoints")
     shutil.rmtree(options.folder / "replay", ignore_errors=True)
     return 0
 
 
-def one(recipe: Recipe, asked: Recipe, folder: Path, tasks: int, temperature: float, seconds: float | None = None) -> dict[str, Any]:
-    """Train by `recipe` in `folder`, from the beginning or from where it was, then answer held-out tasks by `asked`."""
+def one(
+    recipe: Recipe, asked: Recipe, folder: Path, tasks: int, temperature: float, seconds: float | None = None, examine: Any = None
+) -> dict[str, Any]:
+    """Train by `recipe` in `folder`, from the beginning or from where it was, then answer held-out tasks and `examine` by `asked`."""
     from fovea import api
 
     run = api.train(recipe, out=folder, on_step=watch(folder, seconds, os.getppid()))
@@ -142,6 +147,7 @@ def one(recipe: Recipe, asked: Recipe, folder: Path, tasks: int, temperature: fl
     return {
         "answers": [answer for group in result.groups for answer in answers(group)],
         "unscored": result.unscored,
+        "found": dict(examine(run.policy, asked)) if examine else {},
         "train_seconds": run.train_seconds,
         "seconds": run.train_seconds + time.monotonic() - trained,
         "weights": weights(recipe.model),
@@ -186,7 +192,8 @@ def finished(job: Job) -> tuple[Finished, dict[str, Any]] | None:
     if not (job.folder / RESULT).is_file():
         return None
     result = json.loads((job.folder / RESULT).read_text(encoding="utf-8"))
-    return Finished([r for r in read_jsonl(job.folder / "metrics.jsonl") if r["step"]], result["answers"], result["unscored"]), result
+    rows = [r for r in read_jsonl(job.folder / "metrics.jsonl") if r["step"]]
+    return Finished(rows, result["answers"], result["unscored"], result.get("found", {})), result
 
 
 def run_all(jobs: list[Job], at_once: int, note: Callable[[str], None], tick: Callable[[str], None] = lambda _: None) -> None:

@@ -58,3 +58,11 @@ def dual_loss(log_dual: Tensor, slack_B: Tensor) -> Tensor:
     for a divergence of at most K it is K − KL. No gradient reaches the slack.
     """
     return log_dual.exp() * slack_B.detach().mean()
+
+
+def multiplier_loss(log_dual: Tensor, slack_B: Tensor) -> Tensor:
+    """The same with the gradient E[slack] whatever the multiplier is: J(x) = x · E[slack] (RePo, arXiv 2309.00082).
+
+    A multiplier that begins at 1e-5 then does not wait for itself to grow. No gradient reaches the slack.
+    """
+    return log_dual * slack_B.detach().mean()

@@ -26,6 +26,8 @@ METHODS: dict[str, str] = {
     "sac": "fovea.methods.sac:SAC",
     "td3": "fovea.methods.td3:TD3",
     "dqn": "fovea.methods.dqn:DQN",
+    "dreamer": "fovea.methods.dreamer:Dreamer",
+    "repo-mbrl": "fovea.methods.repo_mbrl:RePo",
     "ddpo": "fovea.methods.ddpo:DDPO",
     "prdp": "fovea.methods.prdp:PRDP",
     "sft": "fovea.methods.sft:SFT",

@@ -19,6 +19,7 @@ class MethodState:
       optimizers: one for each part that is trained by a loss of its own.
       duals: multipliers of constraints, as logarithms.
       counters: whole numbers, such as updates so far.
+      rates: multiples of the recipe's learning rate, by optimizer; 1 where there is none.
       max_grad_norm: gradients of a greater norm are scaled down to it (0: never).
     """
 
@@ -26,13 +27,14 @@ class MethodState:
     optimizers: dict[str, torch.optim.Optimizer]
     duals: dict[str, nn.Parameter] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
     max_grad_norm: float = 0.0
 
-    def descend(self, name: str, loss: Tensor) -> None:
-        """One step of an optimizer down `loss`; gradients of other parts are left as they are."""
+    def descend(self, name: str, loss: Tensor, again: bool = False) -> None:
+        """One step of an optimizer down `loss`; gradients of other parts are left as they are. `again`: its graph is needed once more."""
         optimizer = self.optimizers[name]
         trained = [p for group in optimizer.param_groups for p in group["params"]]
-        for p, g in zip(trained, torch.autograd.grad(loss, trained), strict=True):
+        for p, g in zip(trained, torch.autograd.grad(loss, trained, retain_graph=again), strict=True):
             p.grad = g
         if self.max_grad_norm:
             nn.utils.clip_grad_norm_(trained, self.max_grad_norm)
@@ -40,9 +42,10 @@ class MethodState:
         optimizer.zero_grad(set_to_none=True)
 
     def set_rate(self, rate: float) -> None:
-        """The learning rate of every optimizer."""
-        for group in (g for optimizer in self.optimizers.values() for g in optimizer.param_groups):
-            group["lr"] = rate
+        """The learning rate of every optimizer, as a multiple of it where `rates` says so."""
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = rate * self.rates.get(name, 1.0)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """All but the policy, which a checkpoint keeps for itself, by name."""

@@ -4,6 +4,7 @@
     squashed       a Gaussian squashed into [−1, 1] by tanh: SAC
     bounded        one action in [−1, 1], with noise while it explores: TD3
     values         a value for each of a few actions, a random one now and then while it explores: DQN
+    world-model    a squashed Gaussian on the latents of a world model (`fovea.policies.world_model`): RePo, Dreamer
     flow           chunks of actions by flow matching, from pictures and words (`fovea.policies.flow_vla`): π_RL
 
 All are `fovea.rollout.vector.ArrayPolicy`: observations are uint8 pictures (..., H, W, C) or vectors (..., D), continuous actions lie in
@@ -28,6 +29,7 @@ from fovea.math.options import check, choose
 from fovea.math.squash import squashed
 from fovea.policies.flow_vla import FlowVLA
 from fovea.policies.pixel import PixelPolicy, Senses, normals, trunk
+from fovea.policies.world_model import WorldModel
 
 LOG_STD = (-5.0, 2.0)
 """Bounds of the squashed Gaussian's log standard deviation, those of common SAC implementations."""
@@ -86,6 +88,27 @@ class Flow(Network):
         ):
             if not ok:
                 raise ValueError(f"network: {name} = {getattr(self, name)!r}; expected {rule}")
+
+
+@dataclass(frozen=True)
+class Latents(Network):
+    """A world model; `width` is that of its belief and of every hidden layer.
+
+    Attributes:
+      stochastic: dimensions of its random state.
+      channels: of its first convolution; each further one has twice as many.
+    """
+
+    kind: ClassVar[str] = "world-model"
+
+    stochastic: int = 8
+    channels: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("stochastic", "channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"network: {name} = {getattr(self, name)}; expected at least 1")
 
 
 @dataclass(frozen=True)
@@ -246,6 +269,7 @@ KINDS: Mapping[str, Callable[[Spaces, Network], Any]] = {
     "bounded": Bounded,
     "values": Values,
     "flow": FlowVLA,
+    "world-model": lambda spaces, network: WorldModel(spaces, network if isinstance(network, Latents) else Latents(**asdict(network))),
 }
 
 
@@ -256,11 +280,11 @@ def build(kind: str, spaces: Spaces, network: Network) -> Any:
       ValueError: no such kind, or one that cannot take such actions.
     """
     make = choose("policy", kind, KINDS)
-    wanted = {"squashed": False, "bounded": False, "values": True, "flow": False}.get(kind, spaces.discrete)
+    wanted = {"squashed": False, "bounded": False, "values": True, "flow": False, "world-model": False}.get(kind, spaces.discrete)
     if wanted != spaces.discrete:
         raise ValueError(
             f"a policy of kind {kind!r} takes {'discrete' if wanted else 'continuous'} actions, the simulator has "
-            f"{'discrete' if spaces.discrete else 'continuous'} ones; expected a method for these (dqn or ppo; sac, td3 or ppo)"
+            f"{'discrete' if spaces.discrete else 'continuous'} ones; expected a method for these (dqn or ppo; sac, td3, repo-mbrl or ppo)"
         )
     return make(spaces, network)
 
@@ -286,6 +310,6 @@ def load(folder: Path) -> Any:
     parts = tuple(Part(p["name"], tuple(p["shape"]), p["kind"]) for p in told.get("parts", ()))
     spaces = Spaces(tuple(told["obs_shape"]), told["actions"], told["discrete"], parts)
     settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["network"].items()}
-    policy = build(config["policy"], spaces, Flow(**settings) if config["policy"] == Flow.kind else Network(**settings))
+    policy = build(config["policy"], spaces, {n.kind: n for n in (Flow, Latents)}.get(config["policy"], Network)(**settings))
     policy.load_state_dict(load_file(folder / "model.safetensors"))
     return policy

@@ -33,6 +33,8 @@ class ArrayPolicy(Protocol):
 
     Attributes:
       draws: how many uniform numbers one action consumes.
+      remembers: numbers that it keeps of an episode from step to step, where it has a memory: `act` then takes "memory_EM" as well, 0 at
+        the start of an episode, and tells the next one as "memory".
     """
 
     version: int
@@ -121,6 +123,7 @@ class VectorEngine:
         self._slots: list[Slot | None] = [None] * envs.num_envs
         self._obs: Any = None
         self._playing: list[Playing | None] = [None] * envs.num_envs
+        self._memory_EM: Tensor | None = None
         self.lost = 0
 
     def rollout(
@@ -222,7 +225,8 @@ class VectorEngine:
         def told(e: int, p: Playing) -> dict[str, Any]:
             return {**vars(p), "actions": list(p.actions), "shows": _digest(self._obs[e])}
 
-        return {"playing": [p and told(e, p) for e, p in enumerate(self._playing)]}
+        memory = {} if self._memory_EM is None else {"memory": self._memory_EM.tolist()}
+        return {"playing": [p and told(e, p) for e, p in enumerate(self._playing)], **memory}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Play the episodes of a stream again up to where they were.
@@ -243,6 +247,7 @@ class VectorEngine:
             if t < longest:
                 sent = [p.actions[t - longest] if p and len(p.actions) >= longest - t else idle for p in self._playing]
                 self._advance(np.stack([np.asarray(a, dtype=idle.dtype) for a in sent]))
+        self._memory_EM = torch.tensor(state["memory"]) if "memory" in state else None
         for e, shown in enumerate(shows):
             if shown is not None and shown != _digest(self._obs[e]):
                 self._playing[e], self.lost = None, self.lost + 1
@@ -261,6 +266,8 @@ class VectorEngine:
                 self._slots[e], seeds[e] = taken
         ended = getattr(self, "_over", np.ones(self.envs.num_envs, dtype=bool))
         mask = np.array([seed is not None for seed in seeds]) | ended
+        if self._memory_EM is not None:
+            self._memory_EM = self._memory_EM * ~torch.from_numpy(mask)[:, None]
         if self._obs is None or mask.all():
             self._obs, _ = self.envs.reset(seed=seeds)
         elif mask.any():
@@ -274,7 +281,9 @@ class VectorEngine:
         uniform_ED = uniforms(np.repeat(np.asarray(keys, dtype=np.uint64), self.policy.draws), first.reshape(-1)).view(
             -1, self.policy.draws
         )
-        out = self.policy.act(obs, uniform_ED, torch.tensor([id(slot) in greedy for slot in self._slots]))
+        greedy_E = torch.tensor([id(slot) in greedy for slot in self._slots])
+        out = dict(self.policy.act(obs, uniform_ED, greedy_E, **self._remembered()))
+        self._memory_EM = out.pop("memory", None)
         reward_E, terminated_E, truncated_E = self._advance(self._to_env(out["actions"]))
         after = self._tensor(self._obs)
         ended = []
@@ -291,6 +300,12 @@ class VectorEngine:
             elif truncated_E[e] or slot.before + slot.n == self.max_steps:
                 ended.append((e, "cut", after[e]))
         return ended
+
+    def _remembered(self) -> dict[str, Tensor]:
+        """What a policy with a memory is given besides."""
+        if not (size := getattr(self.policy, "remembers", 0)):
+            return {}
+        return {"memory_EM": torch.zeros(self.envs.num_envs, size) if self._memory_EM is None else self._memory_EM}
 
     def _advance(self, sent: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Step every environment: (reward, terminated, truncated)."""

@@ -12,7 +12,7 @@ import torch
 
 import fovea
 from fovea.envs.pixels import Reach
-from fovea.policies.control import Network
+from fovea.policies.control import Latents, Network
 from fovea.recipe import Recipe
 from fovea.tasks.gym import Gym
 from fovea.trainer import checkpoint as ckpt
@@ -34,7 +34,13 @@ SMALL = dict(
     seed=3,
 )
 PPO = {**SMALL, "method__reward": "steps"}
-CASES = {"sac": SMALL, "td3": SMALL, "dqn": {**SMALL, "method__every": 4}, "ppo_control": PPO}
+REMEMBERS = {
+    **SMALL,
+    "network": Latents(width=6, stochastic=2, channels=2),
+    "data": Gym("fovea/PointMass-v0", {"limit": 6}),
+    "method__imagine": 3,
+}
+CASES = {"repo-mbrl": REMEMBERS, "sac": SMALL, "td3": SMALL, "dqn": {**SMALL, "method__every": 4}, "ppo_control": PPO}
 KILL = """
 import os, signal, sys
 import fovea
