@@ -42,7 +42,7 @@ def registry(kind: str, tag: str = "") -> list[dict[str, Any]]:
 
 
 def environments() -> list[dict[str, Any]]:
-    """Every environment that has a name, then array policies' simulators by the namespace of their ids; what they need, if they run here."""
+    """Every environment with a name, then the simulators of array policies by namespace; what they need, whether they run here."""
     from fovea.envs.registered import SIMULATORS
     from fovea.envs.resolve import ENVIRONMENTS
 
