@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -11,6 +10,7 @@ import numpy as np
 
 from fovea.envs.drift import Drift
 from fovea.envs.gym import refuse_constant
+from fovea.envs.mujoco import offscreen
 
 
 class Suite(gym.Env):
@@ -44,8 +44,7 @@ class Suite(gym.Env):
         camera: int = 0,
         render_mode: str = "rgb_array",
     ):
-        if not os.environ.get("DISPLAY"):
-            os.environ.setdefault("MUJOCO_GL", "egl")  # before dm_control, which chooses when it is imported
+        offscreen()  # before dm_control, which chooses when it is imported
         from dm_control import suite
 
         domain, _, task = name.rpartition("-")

@@ -269,8 +269,11 @@ KINDS: Mapping[str, Callable[[Spaces, Network], Any]] = {
     "bounded": Bounded,
     "values": Values,
     "flow": FlowVLA,
-    "world-model": lambda spaces, network: WorldModel(spaces, network if isinstance(network, Latents) else Latents(**asdict(network))),
+    "world-model": WorldModel,
 }
+
+OWN: Mapping[str, type[Network]] = {network.kind: network for network in (Flow, Latents)}
+"""Kinds whose networks have settings of their own; another network gives them its width."""
 
 
 def build(kind: str, spaces: Spaces, network: Network) -> Any:
@@ -286,7 +289,8 @@ def build(kind: str, spaces: Spaces, network: Network) -> Any:
             f"a policy of kind {kind!r} takes {'discrete' if wanted else 'continuous'} actions, the simulator has "
             f"{'discrete' if spaces.discrete else 'continuous'} ones; expected a method for these (dqn or ppo; sac, td3, repo-mbrl or ppo)"
         )
-    return make(spaces, network)
+    own = OWN.get(kind, Network)
+    return make(spaces, network if isinstance(network, own) else own(**asdict(network)))
 
 
 def saved(folder: Path) -> bool:
@@ -310,6 +314,6 @@ def load(folder: Path) -> Any:
     parts = tuple(Part(p["name"], tuple(p["shape"]), p["kind"]) for p in told.get("parts", ()))
     spaces = Spaces(tuple(told["obs_shape"]), told["actions"], told["discrete"], parts)
     settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["network"].items()}
-    policy = build(config["policy"], spaces, {n.kind: n for n in (Flow, Latents)}.get(config["policy"], Network)(**settings))
+    policy = build(config["policy"], spaces, OWN.get(config["policy"], Network)(**settings))
     policy.load_state_dict(load_file(folder / "model.safetensors"))
     return policy

@@ -3,9 +3,9 @@
     b' = GRU(elu(W [s; a]), b)      p(s' | b')      q(s' | b', e(o'))      standard deviations softplus(·) + 0.1
 
 b is the belief, s the random state; what is read of both is [b; s], F numbers. `reward` and the actor are read by whoever trains; the
-critic and a decoder (`Decoder`) stand beside. Sizes come from `fovea.policies.control.Latents`: belief and hidden layers `width`, random state `stochastic`,
-convolutions (kernel 4, stride 2) of `channels`, twice that, and so on, until fewer than 6 pixels are left. Convolutions are products with
-patches, which for pictures this small are several times faster on a CPU than the library's.
+critic and a decoder (`Decoder`) stand beside. Sizes come from `fovea.policies.control.Latents`: belief and hidden layers `width`, random
+state `stochastic`, convolutions (kernel 4, stride 2) of `channels`, twice that, and so on, until fewer than 6 pixels are left.
+Convolutions are products with patches: the memory of a picture is read once, and most of the time goes into the product.
 """
 
 from __future__ import annotations
@@ -103,9 +103,9 @@ class WorldModel(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """`model.safetensors` and `config.json` into `folder`."""
-        from fovea.policies.control import save
+        from fovea.policies.control import write
 
-        save(self, folder)
+        write(folder, self)
 
 
 class Dynamics(nn.Module):
