@@ -44,6 +44,7 @@ NAV: dict[str, Sequence[str]] = {
         "models.md",
         "remote.md",
         "processes.md",
+        "services.md",
         "memory.md",
         "view.md",
         "reliability.md",

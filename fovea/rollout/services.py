@@ -34,19 +34,17 @@ class Services:
       newest: episodes train that were played with one of the last so many published weights, their oldest token counting.
       rounding: how the copies hold the weights: "" as the trainer, "bfloat16", or "int8" (matrices, one scale for each row).
       correct: importance weights against what that and staleness do, for a method whose `behaviour` is "none".
-      where: the copies are in this process ("here") or in processes of their own ("ray").
     """
 
     workers: int = 0
     newest: int = 2
     rounding: Literal["", "bfloat16", "int8"] = ""
     correct: Literal["none", "token", "sequence", "sequence-mask"] = "token"
-    where: Literal["here", "ray"] = "here"
 
     def __post_init__(self) -> None:
         if self.workers < 0 or self.newest < 1:
             raise ValueError(f"services.workers = {self.workers}, services.newest = {self.newest}; expected 0 or more, at least 1")
-        for name in ("rounding", "correct", "where"):
+        for name in ("rounding", "correct"):
             check(f"services.{name}", getattr(self, name), get_args(get_type_hints(type(self))[name]))
 
 
@@ -144,7 +142,7 @@ def eight_bits(x_OI: Tensor) -> Tensor:
 
 
 class Answers(Protocol):
-    """A worker, here or elsewhere."""
+    """What the service asks of a worker."""
 
     async def answer(self, question: Question) -> Answer: ...
 

@@ -194,7 +194,7 @@ def test_the_length_cap_cuts_an_episode():
     assert len(episode.turns) == 3 and episode.stop == "cut" and episode.segments[-1].bootstrap
 
 
-@pytest.mark.parametrize("wrong", [{"workers": -1}, {"newest": 0}, {"rounding": "int3"}, {"where": "mars"}])
+@pytest.mark.parametrize("wrong", [{"workers": -1}, {"newest": 0}, {"rounding": "int3"}])
 def test_services_refuse_what_cannot_be(wrong):
     with pytest.raises(ValueError, match=f"services.{next(iter(wrong))}"):
         Services(**wrong)
