@@ -40,7 +40,7 @@ tiny = Recipe(
 warm = Recipe(
     name="dart-warm",
     data=f"desk:{SEEN}",
-    environment="desk,slips=0.15",
+    environment="desk:slips=0.15",
     method=SFT(),
     sampling=Sampling(max_new_tokens=24),
     tasks_per_step=32,

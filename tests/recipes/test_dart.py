@@ -6,7 +6,9 @@ import pytest
 
 import fovea
 from fovea import recipes
-from fovea.api import corrected
+from fovea.api import build_sources, corrected
+from fovea.envs.desk import JOBS
+from fovea.envs.resolve import environment
 from fovea.ledger.claim import arm_recipe
 from fovea.ledger.runs import run_key
 from fovea.methods.dart import DART, SCRIPT
@@ -20,6 +22,8 @@ def test_the_forms_differ_in_size_only():
     assert tiny.method == real.method == DART() and script.method == DART(**SCRIPT)
     assert (tiny.curation, tiny.group_size) == (real.curation, real.group_size) == (dart.CURATION, 8)
     assert tiny.model == "dart:warm" and warm.model == "tiny" and warm.method.needs.data == "responses"
+    assert [environment(r.environment)().slips for r in (tiny, real, warm, script)] == [0.0, 0.0, 0.15, 0.0]
+    assert {t.source for t in build_sources(warm)[0]} == set(dart.SEEN.split(",")) < set(JOBS)
     assert dataclasses.replace(tiny.services, workers=4, rounding="") == real.services
 
 

@@ -1,7 +1,7 @@
 """FakeDesk: a desktop of 96 x 64 pixels for agents that click and type, with twelve jobs from trivial to hard; our stand-in for OSWorld.
 
     "desk"                  the job of each task; "desk:send" that one where the task has none
-    "desk,latency=0.05"     every answer of the desk takes 0.05 s in the median, lognormal
+    "desk:latency=0.05"     every answer of the desk takes 0.05 s in the median, lognormal
 
 A reply says one gesture, in the last of its calls: click(x,y), double(x,y), drag(x1,y1,x2,y2), scroll(x,y,up or down), type(text),
 hotkey(ctrl,c or v or w), wait(), finished(). A reply without one is a turn in which nothing happens. The episode ends at finished(), or is
