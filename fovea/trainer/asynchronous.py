@@ -10,6 +10,7 @@ the groups that were open; going on plays these again, from the same tasks. Numb
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import threading
 import time
@@ -226,7 +227,7 @@ class Asynchronous:
             if progress is not None:
                 progress(min(count - 1, len(manager.ready)), count)
         groups, seen = taken
-        self.loop.call_soon_threadsafe(manager.wake.set)
+        self._tell(manager.wake.set)
         self.unscored = [g for g in seen if any(e.score is not None and not e.score.ok for e in g.episodes)]
         self.scorer.check([e for g in seen for e in g.episodes])
         if not groups:
@@ -250,7 +251,7 @@ class Asynchronous:
             self._start(weights, context)
         else:
             self.cluster.context = context
-            self.loop.call_soon_threadsafe(self.service.publish, weights)
+            self._tell(self.service.publish, weights)
 
     def state_dict(self) -> dict[str, Any]:
         return self.manager.state_dict()
@@ -261,10 +262,15 @@ class Asynchronous:
     def close(self) -> None:
         """End the services; what they are at is played again by a run that goes on."""
         if self.thread is not None:
-            self.loop.call_soon_threadsafe(self.stop.set)
+            self._tell(self.stop.set)
             self.thread.join()
             self.thread = None
         self.manager.scorer.close()
+
+    def _tell(self, what: Callable[..., Any], *args: Any) -> None:
+        """Have the services' thread call `what`, unless it has ended; why it did is raised where the step waits."""
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(what, *args)
 
     def _take(self, count: int) -> tuple[list[Group], list[Group]] | None:
         with self.manager.changed:

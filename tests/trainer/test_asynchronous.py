@@ -15,6 +15,7 @@ from fovea import api
 from fovea.rollout.engine import Engine
 from fovea.rollout.services import Services, running
 from fovea.tasks.curation import Curation, Curator
+from fovea.tasks.desk import Jobs
 from fovea.tasks.samplers import Shuffled
 from fovea.trainer import checkpoint as ckpt
 from fovea.trainer.asynchronous import Asynchronous, DataManager, made_by
@@ -233,12 +234,14 @@ def test_weights_in_eight_bits_are_weighed(tmp_path):
 
 
 def test_a_failure_of_the_services_ends_the_run(tmp_path):
-    class Broken:
-        def __init__(self):
-            raise KeyboardInterrupt
+    class Torn(Jobs):
+        def __getitem__(self, i):
+            if i != 0:
+                raise OSError("the disk is gone")
+            return super().__getitem__(i)
 
-    with pytest.raises((KeyboardInterrupt, RuntimeError)):
-        fovea.train("grpo", out=tmp_path, steps=1, **{**RUN, "environment": Broken})
+    with pytest.raises(OSError, match="the disk is gone"):
+        fovea.train("grpo", out=tmp_path, steps=1, **{**RUN, "data": Torn(("mark",), 4)})
 
 
 def test_nothing_to_train_is_said(tmp_path):
