@@ -24,7 +24,7 @@ tiny = vl_dac.tiny.replace(
     model="vl_dac_miniwob:warm",
     data=DATA,
     environment=SMALL,
-    sampling=Sampling(max_new_tokens=24),
+    sampling=Sampling(max_new_tokens=18),
     tasks_per_step=40,
     steps=60,
 )

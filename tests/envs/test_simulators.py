@@ -78,6 +78,13 @@ def test_seeds_are_starts_of_which_some_are_held_out():
     assert held[3].meta == pair("seeds:grid", seed=5)[1][3].meta
 
 
+def test_several_names_of_starts_take_turns():
+    train, held = pair("seeds:near,far", seed=4)
+    check_source(train, 6)
+    assert [(t.source, t.meta["what"]) for t in (train[i] for i in range(3))] == [("near",) * 2, ("far",) * 2, ("near",) * 2]
+    assert train[2].meta["seed"] == pair("seeds:near", seed=4)[0][1].meta["seed"] and held[0].meta["seed"] == held[1].meta["seed"]
+
+
 class Black(Reach):
     def render(self):
         return np.zeros((16, 16, 3), np.uint8)

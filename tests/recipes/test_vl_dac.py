@@ -13,9 +13,10 @@ from fovea.envs.cards import Cards
 from fovea.ledger.claim import arm_recipe
 from fovea.ledger.runs import run_key
 from fovea.policies.hf_vlm import HFVLM
-from fovea.recipes import vl_dac, vl_dac_horizon
+from fovea.recipes import vl_dac, vl_dac_horizon, vl_dac_miniwob
 from fovea.rollout.engine import Engine
 from fovea.rollout.sampling import Sampling
+from fovea.tasks.resolve import pair
 from fovea.trainer.update import Adam, optimizer_step, prepare
 from fovea.types import Context, Score
 from tests.methods.test_vl_dac import TASK
@@ -37,7 +38,17 @@ def test_the_papers_numbers_stand_in_the_full_size_form():
     assert (real.learning_rate, real.schedule, real.lora.rank, real.lora.alpha, real.sampling.top_p) == (5e-5, "cosine", 16, 32.0, 1.0)
 
 
-@pytest.mark.parametrize("module", [vl_dac, vl_dac_horizon])
+def test_the_form_for_web_pages_differs_in_its_pages_and_in_size_only():
+    tiny, real, warm = (recipes.get(f"vl_dac_miniwob{n}") for n in ("", ":real", ":warm"))
+    assert dataclasses.replace(tiny.method, critic=real.method.critic) == real.method == vl_dac.real.method
+    assert (tiny.data, real.data, warm.data) == (vl_dac_miniwob.DATA,) * 3 and tiny.model == "vl_dac_miniwob:warm"
+    assert all(r.environment.startswith(vl_dac_miniwob.PAGES) for r in (tiny, real, warm)) and warm.environment.startswith(tiny.environment)
+    train, held = pair(tiny.data)
+    assert [t.source for t in (train[i] for i in range(6))] == [*vl_dac_miniwob.TASKS, "click-test-2"]
+    assert vl_dac_miniwob.CLAIM.tasks == 1000 and len({held[i].meta["seed"] for i in range(1000)}) == 200
+
+
+@pytest.mark.parametrize("module", [vl_dac, vl_dac_horizon, vl_dac_miniwob])
 def test_every_arm_is_a_run_of_its_own_on_as_many_episodes(module):
     tiny, claim = module.tiny.replace(model="tiny"), module.CLAIM
     assert len({run_key(tiny, claim, arm, 0) for arm in claim.arms}) == len(claim.arms)
