@@ -417,7 +417,8 @@ def check_simulator(recipe: Recipe, source: Any, team: Team = ALONE) -> None:
         if wrong := [f"{name} = {getattr(recipe, name)!r}" for name, found in asked.items() if found]:
             raise ValueError(f"{wrong[0]} without a simulator; expected data='gym:ID', found {recipe.data!r}")
         return
-    if starts.root(recipe.model) != NETWORK and not control.saved(Path(recipe.model)):
+    large = recipe.model.startswith(control.PI0)
+    if starts.root(recipe.model) != NETWORK and not large and not control.saved(Path(recipe.model)):
         raise ValueError(
             f"model = {recipe.model!r} cannot act in a simulator; expected model={NETWORK!r}, or a folder with one that was saved"
         )
@@ -430,6 +431,7 @@ def check_simulator(recipe: Recipe, source: Any, team: Team = ALONE) -> None:
         "program": None,
         "environment": None,
     }
+    alone = {k: v for k, v in alone.items() if not large or k not in ("device", "dtype")}
     if wrong := [
         f"{name} = {getattr(recipe, name)!r}, expected {value!r}" for name, value in alone.items() if getattr(recipe, name) != value
     ]:
@@ -441,7 +443,12 @@ def check_simulator(recipe: Recipe, source: Any, team: Team = ALONE) -> None:
 def build_network(recipe: Recipe, model: Path | None, source: Any) -> Any:
     """A simulator's policy: made for its spaces from the recipe's seed, or that of a folder."""
     made = None
-    if recipe.model != NETWORK:
+    if recipe.model.startswith(control.PI0):
+        from fovea.policies.pi0 import Pi0
+
+        spaces = source.spaces(source.vector(1))
+        made = Pi0.load(recipe.model.removeprefix(control.PI0), spaces, recipe.network, recipe.dtype, recipe.device)
+    elif recipe.model != NETWORK:
         made = control.load(starts.folder(recipe.model) if starts.recipe(recipe.model) else Path(recipe.model))
         if hasattr(made, "tune"):
             made.tune(recipe.network)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fovea import starts
 from fovea.device import problem
-from fovea.policies import generators
+from fovea.policies import control, generators
 from fovea.recipe import Recipe
 from fovea.types import Task, user
 
@@ -118,6 +118,12 @@ def simulated(recipe: Recipe, source: Any) -> list[str]:
     api.check_simulator(recipe, source)
     if not api.simulated(source):
         return []
+    name = recipe.model.removeprefix(control.PI0)
+    if name != recipe.model and not Path(name).is_dir():
+        from fovea.policies.pi0 import published
+
+        size = f"as published it has {published() / 1e9:.2f} B parameters"
+        return [f"{name} is no folder of this machine, the run takes it from the hub; {size}"]
     policy, spaces = api.build_network(recipe, None, source), source.spaces(source.vector(1))
     taken = f"{spaces.actions} actions" if spaces.discrete else f"actions of dimension {spaces.actions} in [-1, 1]"
     weights = sum(p.numel() for p in policy.parameters())

@@ -31,6 +31,8 @@ from fovea.policies.flow_vla import FlowVLA
 from fovea.policies.pixel import PixelPolicy, Senses, normals, trunk
 from fovea.policies.world_model import WorldModel
 
+PI0 = "pi0:"
+"""What stands before the name of a π0 (`fovea.policies.pi0`)."""
 LOG_STD = (-5.0, 2.0)
 """Bounds of the squashed Gaussian's log standard deviation, those of common SAC implementations."""
 
@@ -120,12 +122,14 @@ class Spaces:
       actions: number of discrete actions, or dimension of continuous ones.
       discrete: which of both.
       parts: of what an observation is made, where it is a row of bytes (`fovea.envs.parts`).
+      chunk: how many actions one action is made of.
     """
 
     obs_shape: tuple[int, ...]
     actions: int
     discrete: bool
     parts: tuple[Part, ...] = ()
+    chunk: int = 1
 
 
 class Controller(nn.Module):
@@ -298,6 +302,8 @@ def saved(folder: Path) -> bool:
     file = folder / "config.json"
     if not file.is_file():
         return False
+    if (folder / "policy.json").is_file():  # fovea.policies.pi0
+        return True
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
@@ -307,13 +313,25 @@ def saved(folder: Path) -> bool:
 
 def load(folder: Path) -> Any:
     """The policy that `save` wrote."""
+    if (folder / "policy.json").is_file():
+        from fovea.policies.pi0 import Pi0
+
+        return Pi0.load(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if "policy" not in config:
         return PixelPolicy.load(folder)
-    told = config["spaces"]
-    parts = tuple(Part(p["name"], tuple(p["shape"]), p["kind"]) for p in told.get("parts", ()))
-    spaces = Spaces(tuple(told["obs_shape"]), told["actions"], told["discrete"], parts)
-    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["network"].items()}
-    policy = build(config["policy"], spaces, OWN.get(config["policy"], Network)(**settings))
+    network = OWN.get(config["policy"], Network)(**settings_of(config["network"]))
+    policy = build(config["policy"], spaces_of(config["spaces"]), network)
     policy.load_state_dict(load_file(folder / "model.safetensors"))
     return policy
+
+
+def spaces_of(told: Mapping[str, Any]) -> Spaces:
+    """Spaces from JSON."""
+    parts = tuple(Part(p["name"], tuple(p["shape"]), p["kind"]) for p in told.get("parts", ()))
+    return Spaces(tuple(told["obs_shape"]), told["actions"], told["discrete"], parts, told.get("chunk", 1))
+
+
+def settings_of(told: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a network from JSON."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}

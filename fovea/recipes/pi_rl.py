@@ -57,6 +57,20 @@ tiny = Recipe(
     checkpoint_every=20,
 )
 
+real = tiny.replace(
+    name="pi-rl-real",
+    model="pi0:lerobot/pi0_base",
+    device="cuda",
+    dtype="bfloat16",
+    network=Flow(frozen=True),
+    data="robot:metaworld:button-press-v3,size=224,chunk=5",
+    tasks_per_step=512,
+    max_rows=64,
+    updates_per_rollout=10,
+    steps=400,
+    learning_rate=5e-6,
+)
+
 GROUPS = {"method": GRPO(), "tasks_per_step": 8, "group_size": 8}
 CLAIM = Claim(
     says="From a policy that 20 noisy demonstrations made, Flow-SDE with PPO reaches the pad that the instruction names more often without "

@@ -45,8 +45,9 @@ class Robots(Gym):
         return replace(self, split="heldout", seed=0)
 
     def spaces(self, envs: Any) -> Spaces:
-        """With the parts of what is seen."""
-        return replace(super().spaces(envs), parts=envs.envs[0].unwrapped.parts)
+        """With the parts of what is seen, and of what is done."""
+        robot = envs.envs[0].unwrapped
+        return replace(super().spaces(envs), parts=robot.parts, chunk=robot.chunk)
 
 
 def _bare(make: Callable[[], Any]) -> Any:
