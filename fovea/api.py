@@ -442,20 +442,19 @@ def check_simulator(recipe: Recipe, source: Any, team: Team = ALONE) -> None:
 
 def build_network(recipe: Recipe, model: Path | None, source: Any) -> Any:
     """A simulator's policy: made for its spaces from the recipe's seed, or that of a folder."""
-    made = None
-    if recipe.model.startswith(control.PI0):
-        from fovea.policies.pi0 import Pi0
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(recipe.seed)
+        if recipe.model.startswith(control.PI0):
+            from fovea.policies.pi0 import Pi0
 
-        spaces = source.spaces(source.vector(1))
-        made = Pi0.load(recipe.model.removeprefix(control.PI0), spaces, recipe.network, recipe.dtype, recipe.device)
-    elif recipe.model != NETWORK:
-        made = control.load(starts.folder(recipe.model) if starts.recipe(recipe.model) else Path(recipe.model))
-        if hasattr(made, "tune"):
-            made.tune(recipe.network)
-    if made is None:
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(recipe.seed)
+            spaces = source.spaces(source.vector(1))
+            made = Pi0.load(recipe.model.removeprefix(control.PI0), spaces, recipe.network, recipe.dtype, recipe.device)
+        elif recipe.model == NETWORK:
             made = control.build(recipe.network.kind or recipe.method.needs.policy, source.spaces(source.vector(1)), recipe.network)
+        else:
+            made = control.load(starts.folder(recipe.model) if starts.recipe(recipe.model) else Path(recipe.model))
+            if hasattr(made, "tune"):
+                made.tune(recipe.network)
     if needs_reference(recipe):
         made.set_reference()
     if model is not None:
