@@ -13,6 +13,10 @@ The same formula with everything inside the bracket multiplied by G is what a tr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fovea.policies.world_model import WorldModel
 
 PASSES = 4
 
@@ -85,3 +89,37 @@ def step(s: Shape, *, tasks: int, group_size: int, image_tokens: int, text_token
     P = image_tokens + text_tokens
     once = vision(s, image_tokens) + prefix(s, P)
     return PASSES * tasks * ((1 if shared else group_size) * once + group_size * completion(s, P, new_tokens))
+
+
+# -- an update of a world model -------------------------------------------------------------------------------------------------
+
+Product = tuple[int, int, int]
+"""(rows, in, out) of a product with a weight."""
+
+
+def world_model(policy: WorldModel, windows: int, units: int, imagine: int) -> list[tuple[Product, int]]:
+    """The products of one update without a decoder (`fovea.methods.repo_mbrl`), and how many passes of each are needed: 1 forward, 1 for
+    the gradient of what goes in, 1 for that of the weight.
+
+    What goes into the first layer of encoder, actor and critic has no gradient; what imagination reads of the model has none of weights.
+    """
+    from fovea.policies.world_model import halved
+
+    D, S, A, E = policy.dynamics.sizes
+    N, H, shape = windows * units, imagine - 1, policy.spaces.obs_shape
+    planes = [shape[2], *(policy.network.channels << i for i in range(9))]
+    seen = [(N * h * w, 16 * planes[i], planes[i + 1]) for i, (h, w) in enumerate(halved(shape)[1:])]
+    follow, prior = [(1, S + A, D), (2, D, 3 * D)], [(1, D, D), (1, D, 2 * S)]
+    filtered = [*follow, *prior, (1, D + E, D), (1, D, 2 * S)]
+    head = [(1, D + S, D), (1, D, D), (1, D, D), (1, D, 1)]
+    actor = [(1, D + S, D), (3, D, D), (1, D, 2 * A)]
+    out = [(p, 3 - (i == 0)) for i, p in enumerate(seen)]
+    out += [((N * n, a, b), 3) for n, a, b in (*filtered, *head)]
+    out += [((H * N * n, a, b), 2) for n, a, b in (*follow, *prior)] + [(((H - 1) * N * n, a, b), 2) for n, a, b in head]
+    out += [((H * N * n, a, b), 3 - (i == 0)) for i, (n, a, b) in enumerate(actor)]
+    # the critic's own loss needs both gradients, the actor's that of what goes in once more
+    return out + [((H * N * n, a, b), 4 - (i == 0)) for i, (n, a, b) in enumerate(head)]
+
+
+def operations(products: list[tuple[Product, int]]) -> float:
+    return float(sum(2 * rows * inside * outside * passes for (rows, inside, outside), passes in products))
