@@ -199,18 +199,18 @@ def check_off_policy(method: Any, r: Rules) -> list[str]:
 
     r.rule("update(state, batch) gives the state and metrics that are finite scalars without gradient")
     for key in range(3):
-        state, metrics = r.attempt("update", method.update, state, windows(spaces, key))
+        state, metrics = r.attempt("update", method.update, state, windows(spaces, key, needs))
     bad = {k: v for k, v in metrics.items() if not isinstance(v, Tensor) or v.ndim or v.requires_grad or not torch.isfinite(v)}
     r.need(not bad, f"found {bad}")
     r.need(all(bool(torch.isfinite(p).all()) for m in state.modules.values() for p in m.parameters()), "a weight is not finite")
 
     r.rule("all that an update depends on is in the state, the policy and the batch: put back, it gives the same")
     saved, weights = {k: v.clone() for k, v in state.tensors()}, {k: v.clone() for k, v in policy.state_dict().items()}
-    first = method.update(state, windows(spaces, 9))[1]
+    first = method.update(state, windows(spaces, 9, needs))[1]
     policy, state = made()
     policy.load_state_dict(weights)
     r.attempt("load_tensors", state.load_tensors, saved)
-    again = r.attempt("update", method.update, state, windows(spaces, 9))[1]
+    again = r.attempt("update", method.update, state, windows(spaces, 9, needs))[1]
     r.need(first.keys() == again.keys() and all(torch.equal(first[k], again[k]) for k in first), f"{first} once and {again} again")
 
     r.rule("hyperparameters do not change while training")
@@ -218,11 +218,13 @@ def check_off_policy(method: Any, r: Rules) -> list[str]:
     return r.end()
 
 
-def windows(spaces: Any, key: int) -> Windows:
-    """Random windows of one unit."""
-    g = torch.Generator().manual_seed(key)
-    actions = (
-        torch.randint(spaces.actions, (6, 1), generator=g) if spaces.discrete else torch.rand((6, 1, spaces.actions), generator=g) * 2 - 1
-    )
-    obs = torch.randn((6, 2, *spaces.obs_shape), generator=g)
-    return Windows(obs, actions, torch.randn((6, 1), generator=g), torch.tensor([[False]] * 5 + [[True]]), key)
+def windows(spaces: Any, key: int, needs: Needs = Needs()) -> Windows:  # noqa: B008 - frozen
+    """Random windows of the units and extras that are needed; extras are flags."""
+    g, BL = torch.Generator().manual_seed(key), (6, needs.units)
+    actions = torch.randint(spaces.actions, BL, generator=g) if spaces.discrete else torch.rand((*BL, spaces.actions), generator=g) * 2 - 1
+    obs = torch.randn((6, needs.units + 1, *spaces.obs_shape), generator=g)
+    ended = torch.zeros(BL, dtype=torch.bool)
+    ended[-1, -1] = True
+    reward = torch.randn(BL, generator=g)
+    extras = {name: torch.randint(2, BL, generator=g).bool() for name in needs.extras}
+    return Windows(obs, actions, reward, ended, key, extras)

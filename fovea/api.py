@@ -23,12 +23,12 @@ from fovea.trainer.asynchronous import Asynchronous, DataManager
 from fovea.trainer.distributed import ALONE, Team
 from fovea.trainer.evaluation import Evaluation
 from fovea.trainer.evaluation import evaluate as run_evaluation
-from fovea.trainer.off_policy import OffPolicy, Stream, spare
+from fovea.trainer.off_policy import OffPolicy, Stream, demonstrations, spare
 from fovea.trainer.offline import Offline, Recorded
 from fovea.trainer.on_policy import OnPolicy
 from fovea.trainer.replay import ReplayBuffer
 from fovea.trainer.session import OnStep, Session
-from fovea.types import Task
+from fovea.types import Group, Task
 
 if TYPE_CHECKING:
     from fovea.policies.hf_vlm import HFVLM
@@ -627,14 +627,24 @@ def check_services(recipe: Recipe, engine: Any) -> None:
 
 def build_off_policy(recipe: Recipe, policy: Any, source: Any, stream: Stream, path: Path) -> OffPolicy:
     """The loop around a replay, in the folder of the run."""
+    from fovea.envs.watched import DEMONSTRATE
+    from fovea.rollout.vector import VectorEngine
     from fovea.trainer.update import Adam
 
     adam = Adam(recipe.learning_rate, weight_decay=recipe.weight_decay, betas=recipe.betas, max_grad_norm=recipe.max_grad_norm)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(recipe.seed + 1)
         state = recipe.method.init(policy, adam)
-    replay = ReplayBuffer(path / "replay", recipe.replay.size, recipe.max_rows, spare(recipe), source.stack)
-    return OffPolicy(recipe, stream, replay, control.Random(source.spaces(stream.engine.envs)), state)
+    asked, random = recipe.replay, control.Random(source.spaces(stream.engine.envs))
+    replay = ReplayBuffer(path / "replay", asked.size, recipe.max_rows, spare(recipe), source.stack)
+    # a correction begins in the middle of an episode, so its frames keep their whole stack
+    shown = ReplayBuffer(path / "shown", asked.size, 1, recipe.max_rows * spare(recipe)) if asked.share else None
+
+    def demonstrate(count: int) -> list[Group]:
+        engine = VectorEngine(random, source.vector(min(recipe.max_rows, count)), recipe.seed, options={DEMONSTRATE: True})
+        return demonstrations(engine, source, count)
+
+    return OffPolicy(recipe, stream, replay, random, state, shown, demonstrate)
 
 
 def load_part(part: Any) -> Any:

@@ -47,10 +47,11 @@ class Needs:
       views: what is shown instead of the prompts' pictures, by name (see fovea.views).
       members: extra group members: "greedy" (ReMax), rolled out and scored; "gold" (ViSurf), the task's gold answer, scored and trained on.
       parts: reward parts that `credit` reads in `batch.parts_E`.
-      extras: tensors that `credit` reads in `batch.extras`; the episode program marks them (`Actor.mark`).
+      extras: tensors that `credit` or `update` reads in `batch.extras`; programs mark them (`Actor.mark`), simulators note them.
       critic: the value head of a language policy, where a value is read.
       data: "rollout", what the offline loop reads, "responses" (SFT) or "pairs" (DPO), or "replay": windows of recorded episodes.
       policy: the kind of policy that is made for a simulator, a key of `fovea.policies.control.KINDS`.
+      units: how many units in a row a method reads in a window of the replay (`replay.length` must be as many).
       unit: "row", or "group" when the loss couples the rows of a group, which then never straddle micro-batches.
     """
 
@@ -63,6 +64,7 @@ class Needs:
     critic: Critic = Critic()
     data: str = "rollout"
     policy: str = "actor-critic"
+    units: int = 1
     unit: str = "row"
 
 
@@ -365,9 +367,15 @@ class Windows:
 
     @classmethod
     def join(cls, parts: Sequence[Windows]) -> Windows:
-        """Windows of several buffers as one batch: demonstrations and the policy's own episodes, half and half."""
+        """Windows of several buffers as one batch: demonstrations and the policy's own episodes, half and half.
+
+        Of the extras those that all of them have.
+        """
+        if len(parts) == 1:
+            return parts[0]
+        common = set(parts[0].extras).intersection(*(p.extras for p in parts))
         streams = {n: torch.cat([getattr(p, n) for p in parts]) for n in ("obs", "actions", "reward_BL", "ended_BL")}
-        return cls(**streams, key=parts[0].key, extras={n: torch.cat([p.extras[n] for p in parts]) for n in parts[0].extras})
+        return cls(**streams, key=parts[0].key, extras={n: torch.cat([p.extras[n] for p in parts]) for n in sorted(common)})
 
 
 @runtime_checkable

@@ -175,6 +175,12 @@ class Recipe:
                     self.horizon > 0 or not _learns(self.method) or self.method.needs.data != "replay",
                     f"at least 1, because {type(self.method).__name__} learns from a replay",
                 ),
+                (
+                    "replay.length",
+                    self.replay.length,
+                    self.replay.length >= _units(self.method),
+                    f"at least {_units(self.method)}, because {type(self.method).__name__} looks ahead",
+                ),
                 ("max_resample", self.max_resample, self.max_resample >= 1, "at least 1"),
                 (
                     "curation",
@@ -284,6 +290,11 @@ def _method(given: Any) -> Any:
 def _learns(method: Any) -> bool:
     contracts = ("needs", "credit", "loss"), ("needs", "init", "update")
     return not isinstance(method, type) and any(all(hasattr(method, name) for name in names) for names in contracts)
+
+
+def _units(method: Any) -> int:
+    """Units in a window of the replay that a method reads."""
+    return getattr(method.needs, "units", 1) if _learns(method) else 1
 
 
 @cache

@@ -14,13 +14,21 @@ from fovea.envs.words import REPLIES, answered, last_named
 from fovea.types import Action, Observation, Task, user
 
 
-def vector(make: str | Callable[..., Any], num_envs: int, stack: int = 1, unit_actions: bool = False, **kwargs: Any) -> Any:
+def vector(
+    make: str | Callable[..., Any],
+    num_envs: int,
+    stack: int = 1,
+    unit_actions: bool = False,
+    around: Sequence[Callable[[Any], Any]] = (),
+    **kwargs: Any,
+) -> Any:
     """`num_envs` copies in lock-step with autoreset off.
 
     Args:
       make: a registered id, "module:id" where a module registers it, or a function that makes one environment.
       stack: observations in a row that are shown side by side in the last axis; the first is repeated at the start of an episode.
       unit_actions: every dimension of a continuous action is in [−1, 1], whatever the environment's own bounds.
+      around: wrappers, the innermost first.
     Raises:
       ImportError: Gymnasium is not installed.
     """
@@ -38,6 +46,8 @@ def vector(make: str | Callable[..., Any], num_envs: int, stack: int = 1, unit_a
         if unit_actions and isinstance(env.action_space, gymnasium.spaces.Box):
             one = np.ones(env.action_space.shape, env.action_space.dtype)
             env = gymnasium.wrappers.RescaleAction(env, -one, one)
+        for wrap in around:
+            env = wrap(env)
         if stack > 1:
             from fovea.envs.stack import Stacked
 

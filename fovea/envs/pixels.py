@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 
 from fovea.envs.drift import Drift
+from fovea.envs.insertion import Insertion as Insertion  # by its id, "fovea/Insertion-v0", like the classes here
 
 MOVES = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]])  # up, down, left, right as (row, column)
 WHITE, GREEN, RED = (np.array(c, np.uint8) for c in ((255, 255, 255), (0, 200, 0), (255, 0, 0)))

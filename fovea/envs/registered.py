@@ -5,7 +5,11 @@ from __future__ import annotations
 from fovea.envs.resolve import Listed
 
 SIMULATORS: dict[str, Listed] = {
-    "fovea": Listed("fovea.envs.pixels", "a point mass in pixels before a drifting background", "gym:fovea/PointMass-v0"),
+    "fovea": Listed(
+        "fovea.envs.pixels",
+        "in pixels: a point mass before a drifting background, a peg and its slot (Insertion)",
+        "gym:fovea/PointMass-v0",
+    ),
     "dmc": Listed(
         "fovea.envs.dmc:Suite",
         "tasks of dm_control in pixels, their sky replaced by a drifting background",

@@ -33,9 +33,13 @@ def double_q(value_BA: Tensor, slow_BA: Tensor) -> Tensor:
     return slow_BA.gather(1, value_BA.argmax(1, keepdim=True))[:, 0]
 
 
-def least(value_NB: Tensor) -> Tensor:
-    """The smallest of N critics: (N, B) -> (B,) (clipped double Q, Fujimoto et al. 2018, arXiv 1802.09477)."""
-    return value_NB.amin(0)
+def least(value_NB: Tensor, of_N: Tensor | None = None) -> Tensor:
+    """The smallest of N critics: (N, B) -> (B,) (clipped double Q, Fujimoto et al. 2018, arXiv 1802.09477).
+
+    Args:
+      of_N: only these critics count, by number (a random few of many: REDQ, Chen et al. 2021, arXiv 2101.05982).
+    """
+    return (value_NB if of_N is None else value_NB[of_N]).amin(0)
 
 
 @torch.no_grad()

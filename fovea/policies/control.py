@@ -2,6 +2,7 @@
 
     actor-critic   a categorical or Gaussian policy with a value head (`fovea.policies.pixel`): PPO and the other on-policy methods
     squashed       a Gaussian squashed into [−1, 1] by tanh: SAC
+    gripping       the same, whose last action is a gripper's command, chosen by its value; gripping2 has two grippers: HIL-SERL
     bounded        one action in [−1, 1], with noise while it explores: TD3
     values         a value for each of a few actions, a random one now and then while it explores: DQN
     world-model    a squashed Gaussian on the latents of a world model (`fovea.policies.world_model`): RePo, Dreamer
@@ -16,15 +17,17 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 
 from fovea.envs.parts import Part
+from fovea.math.grasps import commands
 from fovea.math.options import check, choose
 from fovea.math.squash import squashed
 from fovea.policies.flow_vla import FlowVLA
@@ -189,6 +192,31 @@ class Squashed(Controller):
         return {"actions": actions, "logp": logp}
 
 
+class Gripping(Squashed):
+    """The last `grippers` actions are commands: −1 closes, 0 leaves as it is, 1 opens. `grasp` values all of their combinations."""
+
+    grippers = 1
+    kind = "gripping"
+
+    def __init__(self, spaces: Spaces, network: Network):
+        if spaces.actions <= self.grippers:
+            raise ValueError(f"{spaces.actions} actions, of which {self.grippers} move grippers; expected others beside them")
+        super().__init__(replace(spaces, actions=spaces.actions - self.grippers), network)
+        self.spaces = spaces
+        self.grasp = Controller(spaces, network, 3**self.grippers, 0)
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, uniform_ED: Tensor, greedy_E: Tensor) -> dict[str, Tensor]:
+        out = super().act(obs, uniform_ED, greedy_E)
+        best = self.grasp.from_seen(self.senses(obs)).argmax(1)
+        return {**out, "actions": torch.cat([out["actions"], commands(best, self.grippers)], 1)}
+
+
+class GrippingTwo(Gripping):
+    grippers = 2
+    kind = "gripping2"
+
+
 class Bounded(Controller):
     """`exploration` is the standard deviation of the noise. A clipped Gaussian has no density: `logp` is 0."""
 
@@ -238,10 +266,15 @@ class Random:
 
 
 class Critics(nn.Module):
-    """N estimates of the value of (observation, action), computed side by side; pictures have one trunk for all."""
+    """N estimates of the value of (observation, action), computed side by side; pictures have one trunk for all.
 
-    def __init__(self, spaces: Spaces, network: Network, count: int = 2):
+    Args:
+      norm: the layers between are normalised (Ba et al. 2016), which keeps values of unseen actions small (RLPD).
+    """
+
+    def __init__(self, spaces: Spaces, network: Network, count: int = 2, norm: bool = False):
         super().__init__()
+        self.norm = norm
         vector = len(spaces.obs_shape) == 1
         self.trunk = nn.Identity() if vector else trunk(spaces.obs_shape, network.width, nn.ReLU)
         sizes = ((spaces.obs_shape[0] if vector else network.width) + spaces.actions, network.width, network.width, 1)
@@ -256,7 +289,8 @@ class Critics(nn.Module):
         x = torch.cat([self.trunk(seen), actions_BA], -1).expand(len(self.weights[0]), -1, -1)
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
             x = torch.baddbmm(bias, x, weight)
-            x = x.relu() if i + 1 < len(self.weights) else x
+            if i + 1 < len(self.weights):
+                x = (layer_norm(x, x.shape[-1:]) if self.norm else x).relu()
         return x[..., 0]
 
 
@@ -270,6 +304,8 @@ KINDS: Mapping[str, Callable[[Spaces, Network], Any]] = {
         shared=len(spaces.obs_shape) == 3,
     ),
     "squashed": Squashed,
+    "gripping": Gripping,
+    "gripping2": GrippingTwo,
     "bounded": Bounded,
     "values": Values,
     "flow": FlowVLA,
@@ -287,7 +323,8 @@ def build(kind: str, spaces: Spaces, network: Network) -> Any:
       ValueError: no such kind, or one that cannot take such actions.
     """
     make = choose("policy", kind, KINDS)
-    wanted = {"squashed": False, "bounded": False, "values": True, "flow": False, "world-model": False}.get(kind, spaces.discrete)
+    continuous = ("squashed", "gripping", "gripping2", "bounded", "flow", "world-model")
+    wanted = {"values": True, **dict.fromkeys(continuous, False)}.get(kind, spaces.discrete)
     if wanted != spaces.discrete:
         raise ValueError(
             f"a policy of kind {kind!r} takes {'discrete' if wanted else 'continuous'} actions, the simulator has "

@@ -4,6 +4,9 @@ All environments of a Gymnasium `VectorEnv` step together; one whose episode end
 the observation after a cut is the real one and is kept for its value estimate. Members of a group share their start by seed. Random numbers
 are addressed by (seed, step, attempt, task, episode, environment step), so the number of environments changes nothing but speed.
 
+What an environment says in ``info["noted"]`` is recorded with the unit: "action" is what was really done, where somebody else took over
+("intervened", who then chose it, not the policy), and the rest are extras. ``info["measures"]`` at the end are parts of the score.
+
 Episodes that go on from one training step to the next (`stream`) are in the middle of a simulator, which no file can hold. What is kept is
 how to get there again: the seed and the actions so far.
 """
@@ -56,6 +59,7 @@ class Slot:
     columns: dict[str, list[Tensor]] = field(default_factory=dict)
     reward: list[float] = field(default_factory=list)
     version: list[int] = field(default_factory=list)
+    measures: dict[str, float] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -68,11 +72,12 @@ class Slot:
         """
         T, extras = self.n, {k: torch.stack(v) for k, v in self.columns.items()}
         logp = extras.pop("logp").float()
+        mask = ~extras["intervened"] if "intervened" in extras else torch.ones(T, dtype=torch.bool)
         self.episode.segments.append(
             Segment(
                 prefix=None,
                 actions=extras.pop("actions"),
-                mask=torch.ones(T, dtype=torch.bool),
+                mask=mask,
                 logp_old=logp,
                 turn=torch.arange(T),
                 version=torch.tensor(self.version, dtype=torch.long),
@@ -81,9 +86,9 @@ class Slot:
                 extras={**extras, "next_obs": next_obs[None]},
             )
         )
-        self.episode.turns.append(Turn(text="", reward=sum(self.reward), stop=stop))
+        self.episode.turns.append(Turn(text="", reward=sum(self.reward), stop=stop, measures=self.measures))
         self.episode.stop = stop
-        whole = {"return": self.reward_before + sum(self.reward), "steps": float(self.before + T)}
+        whole = {"return": self.reward_before + sum(self.reward), "steps": float(self.before + T)} | self.measures
         self.episode.score = Score(sum(self.reward), parts={} if stop == "paused" else whole)
 
 
@@ -106,12 +111,21 @@ class VectorEngine:
       max_steps: an episode longer than this is cut (None: only the environment's own limit).
       senses: where the policy learns what to normalise observations by (`fovea.policies.pixel.Senses`); renewed before a rollout, so that
         the policy that acts is the one that the following update sees.
+      options: of every `reset`.
 
     Attributes:
       lost: episodes of a stream that could not be taken up again.
     """
 
-    def __init__(self, policy: ArrayPolicy, envs: Any, seed: int = 0, max_steps: int | None = None, senses: Any = None):
+    def __init__(
+        self,
+        policy: ArrayPolicy,
+        envs: Any,
+        seed: int = 0,
+        max_steps: int | None = None,
+        senses: Any = None,
+        options: Mapping[str, Any] | None = None,
+    ):
         mode = getattr(envs, "metadata", {}).get("autoreset_mode")
         if getattr(mode, "name", str(mode)) != "DISABLED":
             raise ValueError(
@@ -119,6 +133,7 @@ class VectorEngine:
                 "after a cut: make it with fovea.envs.gym.vector or vector_kwargs={'autoreset_mode': AutoresetMode.DISABLED}"
             )
         self.policy, self.envs, self.seed, self.max_steps, self.senses = policy, envs, seed, max_steps, senses
+        self.options = dict(options or {})
         self.counts: Counter[str] = Counter()
         self._slots: list[Slot | None] = [None] * envs.num_envs
         self._obs: Any = None
@@ -269,9 +284,9 @@ class VectorEngine:
         if self._memory_EM is not None:
             self._memory_EM = self._memory_EM * ~torch.from_numpy(mask)[:, None]
         if self._obs is None or mask.all():
-            self._obs, _ = self.envs.reset(seed=seeds)
+            self._obs, _ = self.envs.reset(seed=seeds, options=dict(self.options))
         elif mask.any():
-            self._obs, _ = self.envs.reset(seed=seeds, options={"reset_mask": mask})
+            self._obs, _ = self.envs.reset(seed=seeds, options={**self.options, "reset_mask": mask})
 
     def _step(self, greedy: set[int]) -> list[tuple[int, str, Tensor]]:
         """One step of every environment; returns (environment, stop, observation after it) of the episodes that ended."""
@@ -284,7 +299,9 @@ class VectorEngine:
         greedy_E = torch.tensor([id(slot) in greedy for slot in self._slots])
         out = dict(self.policy.act(obs, uniform_ED, greedy_E, **self._remembered()))
         self._memory_EM = out.pop("memory", None)
-        reward_E, terminated_E, truncated_E = self._advance(self._to_env(out["actions"]))
+        reward_E, terminated_E, truncated_E, infos = self._advance(self._to_env(out["actions"]))
+        noted = {k: self._tensor(x) for k, x in infos.get("noted", {}).items() if not k.startswith("_")}
+        out = {**out, "actions": noted.pop("action", out["actions"]), **noted}
         after = self._tensor(self._obs)
         ended = []
         for e, slot in enumerate(self._slots):
@@ -295,6 +312,7 @@ class VectorEngine:
             slot.reward.append(float(reward_E[e]))
             slot.version.append(self.policy.version)
             self.counts["steps"] += 1
+            slot.measures = _of(infos.get("measures", {}), e)
             if terminated_E[e]:
                 ended.append((e, "terminated", after[e]))
             elif truncated_E[e] or slot.before + slot.n == self.max_steps:
@@ -307,12 +325,12 @@ class VectorEngine:
             return {}
         return {"memory_EM": torch.zeros(self.envs.num_envs, size) if self._memory_EM is None else self._memory_EM}
 
-    def _advance(self, sent: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Step every environment: (reward, terminated, truncated)."""
+    def _advance(self, sent: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Step every environment: (reward, terminated, truncated, what they say)."""
         self._sent = sent
-        self._obs, reward_E, terminated_E, truncated_E, _ = self.envs.step(sent)
+        self._obs, reward_E, terminated_E, truncated_E, infos = self.envs.step(sent)
         self._over = terminated_E | truncated_E
-        return reward_E, terminated_E, truncated_E
+        return reward_E, terminated_E, truncated_E, infos
 
     def _to_env(self, actions: Tensor) -> np.ndarray:
         """Actions as the environment takes them; a Box clips what an unbounded Gaussian asked for, the stored action stays as sampled."""
@@ -323,6 +341,11 @@ class VectorEngine:
     @staticmethod
     def _tensor(x: Any) -> Tensor:
         return torch.from_numpy(np.array(x))
+
+
+def _of(infos: Mapping[str, Any], e: int) -> dict[str, float]:
+    """The numbers of one environment among those of all; a vector environment marks in "_name" who has one."""
+    return {k: float(x[e]) for k, x in infos.items() if not k.startswith("_") and infos[f"_{k}"][e]}
 
 
 def _digest(obs: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +29,15 @@ class Gym:
       make: a registered id ("module:id" where a module registers it), or a function that makes one environment.
       kwargs: its arguments.
       stack: observations in a row that the policy sees at once.
+      around: wrappers that training episodes have and held-out ones have not, the innermost first: who watches and may take over
+        (`fovea.envs.watched`), what pays instead of the environment (`fovea.envs.success`).
       split: "train" or "heldout": whose seeds. seed: another one gives other training starts.
     """
 
     make: Any
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     stack: int = 1
+    around: tuple[Callable[[Any], Any], ...] = ()
     split: str = "train"
     seed: int = 0
 
@@ -53,7 +56,7 @@ class Gym:
         return self.make if isinstance(self.make, str) else getattr(self.make, "__name__", type(self.make).__name__)
 
     def heldout(self) -> Gym:
-        return replace(self, split="heldout", seed=0)
+        return replace(self, around=(), split="heldout", seed=0)
 
     def __getitem__(self, i: int) -> Task:
         start = start_seed(self.name, self.split, self.seed, i)
@@ -74,7 +77,7 @@ class Gym:
         from fovea.envs.gym import vector
 
         try:
-            return vector(self.make, count, stack=self.stack, unit_actions=True, **self.kwargs)
+            return vector(self.make, count, stack=self.stack, unit_actions=True, around=self.around, **self.kwargs)
         except Exception as e:
             if type(e).__module__.startswith("gymnasium."):
                 raise ValueError(f"gym:{self.name}: {e}") from e

@@ -49,16 +49,23 @@ class Replay:
       start: environment steps with random actions before the first update.
       batch: windows in one update.
       length: units in one window: 1, or n for n-step targets.
+      demonstrations: successful episodes that whoever watches the simulator plays before the first step.
+      share: of each batch, what is drawn from a second buffer that holds the demonstrations, and all that was done in the policy's place
+        since; with 0 there is none, and the demonstrations are kept with the rest.
     """
 
     size: int = 100_000
     start: int = 1_000
     batch: int = 256
     length: int = 1
+    demonstrations: int = 0
+    share: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.size, self.batch, self.length) < 1 or not 0 <= self.start <= self.size:
             raise ValueError(f"{self}; expected size, batch and length of at least 1, and start from 0 to size")
+        if self.demonstrations < 0 or not 0 <= self.share <= 1:
+            raise ValueError(f"{self}; expected demonstrations of 0 or more, and a share from 0 to 1")
 
 
 @dataclass
