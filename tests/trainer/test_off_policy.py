@@ -186,7 +186,8 @@ def test_the_recipe_says_all_that_decides_a_simulator():
     data = [Gym("CartPole-v1"), Gym("CartPole-v1", stack=2), Gym("CartPole-v1", {"sutton_barto_reward": True})]
     assert len({Recipe(model="network", data=d).fingerprint() for d in data}) == 3
     assert json.dumps(Recipe(data=data[2]).to_json()["data"]) == (
-        '{"type": "Gym", "make": "CartPole-v1", "kwargs": {"sutton_barto_reward": true}, "stack": 1, "split": "train", "seed": 0}'
+        '{"type": "Gym", "make": "CartPole-v1", "kwargs": {"sutton_barto_reward": true}, "stack": 1, "around": [], '
+        '"split": "train", "seed": 0}'
     )
 
 
