@@ -7,7 +7,7 @@ from fovea.envs.resolve import Listed
 SIMULATORS: dict[str, Listed] = {
     "fovea": Listed(
         "fovea.envs.pixels",
-        "in pixels: a point mass before a drifting background, a peg and its slot (Insertion)",
+        "in pixels: a point mass before a drifting background, a peg and its slot",
         "gym:fovea/PointMass-v0",
     ),
     "dmc": Listed(

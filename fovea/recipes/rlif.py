@@ -31,7 +31,7 @@ tiny = Recipe(
     horizon=32,
     replay=Replay(size=40_000, start=256, batch=128, length=2, demonstrations=10),
     updates_per_rollout=96,
-    steps=120,
+    steps=80,
     warmup_steps=0,
     learning_rate=1e-3,
     betas=(0.9, 0.999),
@@ -69,6 +69,7 @@ CLAIM = Claim(
     margin=0.3,
     tasks=200,
     minutes=5.0,
-    tuning="none: the settings of the paper, with half as many critics and a smaller temperature",
+    tuning="seed 100, method alone: before ends were learned from, .75 of 40 starts after 20 steps and 0 after 40; with them 1.00 after "
+    "45. The other arms were not tried",
     curve="reward/success",
 )

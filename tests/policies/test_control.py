@@ -122,7 +122,7 @@ def test_the_value_of_vectors_has_a_trunk_of_its_own(shape, shared):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_was_saved_is_loaded(kind, tmp_path):
-    spaces = FEW if kind == "values" else BOX
+    spaces = FEW if kind == "values" else Spaces((3,), 3, False)
     policy = build(kind, spaces, Network(4))
     policy.save(tmp_path)
     again = load(tmp_path)
