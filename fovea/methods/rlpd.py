@@ -63,7 +63,7 @@ def init(h: Hyperparameters, policy: Squashed, adam: Any) -> MethodState:
         {name: adam.build(module) for name, module in trained.items()},
         {"temperature": log_alpha},
         {"updates": 0},
-        adam.max_grad_norm,
+        max_grad_norm=adam.max_grad_norm,
     )
 
 
