@@ -154,6 +154,25 @@ def other_rows(root: Path) -> list[Row]:
         crashes, fewest = sum(f["crashes"] for f in families), min(f["inputs"] for f in families)
         return f"{crashes} crashes in {len(d['families'])} families of at least {fewest:,} inputs", not crashes and fewest >= 10_000
 
+    def beside_peer(d: dict[str, Any]) -> tuple[str, bool]:
+        said = ", ".join(f"{n} {s['ratio']:.2f}" for n, s in d["steps"].items())
+        return f"{said}; {d['peer']}", all(s["ratio"] >= s["least"] for s in d["steps"].values())
+
+    def frame(d: dict[str, Any]) -> tuple[str, bool]:
+        return f"{d['replay']['over_the_frame']:.3f} frames", d["replay"]["over_the_frame"] <= d["replay"]["most"]
+
+    def shared_browsers(d: dict[str, Any]) -> tuple[str, bool]:
+        found = d["steps_per_s"]
+        said = f"{d['four_of_bound']:.2f} ({found['four']:.1f} of {found['bound']:.1f} steps/s; one browser {found['one']:.1f})"
+        return said, d["four_of_bound"] >= 0.8
+
+    def services(d: dict[str, Any]) -> tuple[str, bool]:
+        return f"{d['busy_ratio']:.1f}× and {d['episodes_ratio']:.1f}×", d["busy_ratio"] >= 2.5 and d["episodes_ratio"] >= 1.5
+
+    file("speed/off_policy", "SAC on pictures: steps/s over those of Stable-Baselines3", "≥ 1.3", beside_peer)
+    file("speed/off_policy", "what a transition of 84 × 84 × 3 takes in the replay", "≤ 1.1 frames", frame)
+    file("speed/browsers", "MiniWoB++ with four browsers over what the cores can do", "≥ .80", shared_browsers)
+    file("speed/dart", "services over loop: how busy 16 desks are, and episodes trained per second", "≥ 2.5× and ≥ 1.5×", services)
     file(
         "speed/remote",
         "tokens/s of an engine behind HTTP over the local one, one core for both",
