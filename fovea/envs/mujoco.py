@@ -61,6 +61,13 @@ def _egl_devices() -> int:
         return 0
 
 
+def unforgiving(model: Any) -> Any:
+    """The `mujoco.MjModel` itself, no longer put back to its start by MuJoCo where it explodes: the state stays what it is, not finite."""
+    mujoco: Any = import_module("mujoco")
+    model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
+    return model
+
+
 class Lens:
     """Draws a scene from its cameras, uint8 (size, size, 3), right way up.
 
@@ -96,8 +103,10 @@ class Lens:
         for flag, on in self.flags.items():
             self.renderer.scene.flags[flag] = on
         drawn = self.renderer.render()
-        # the up of some cameras points down, such as that of Meta-World's corners; its third row is the height of each axis
-        return np.ascontiguousarray(drawn[::-1, ::-1]) if data.cam(camera).xmat.reshape(3, 3)[2, 1] < 0 else drawn
+        # the up of some cameras in the world points down, such as that of Meta-World's corners; the third row is the height of each axis.
+        # One on a moving body turns with it, and looks straight down where a gripper does
+        down = self.model.cam(camera).bodyid[0] == 0 and data.cam(camera).xmat.reshape(3, 3)[2, 1] < -1e-3
+        return np.ascontiguousarray(drawn[::-1, ::-1]) if down else drawn
 
     def close(self) -> None:
         _OPEN.discard(self)

@@ -19,7 +19,7 @@ import gymnasium as gym
 import numpy as np
 
 from fovea.envs.gym import refuse_constant
-from fovea.envs.mujoco import Lens, offscreen
+from fovea.envs.mujoco import Lens, offscreen, unforgiving
 from fovea.envs.parts import Part, pack
 from fovea.envs.scenes import SCENES
 from fovea.types import Action, Observation, Task, user
@@ -95,14 +95,17 @@ class Robot(gym.Env):
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         total, done = 0.0, False
+        actions = np.asarray(action, float).reshape(self.chunk, self.body.dims)
+        if not np.isfinite(actions).all():
+            raise ValueError(f"{self.body.instruction!r}, step {self.steps}: found the action {actions.tolist()}, expected finite numbers")
         try:
-            for one in np.asarray(action, float).reshape(self.chunk, -1):
+            for one in actions:
                 reward, done = self.body.step(np.clip(one, -1, 1))
+                if not np.isfinite(self.body.state()).all():
+                    raise FloatingPointError("the state of the simulation is not finite")
                 total, self.steps = total + reward, self.steps + 1
                 if done or self.steps >= self.body.limit:
                     break
-            if not np.isfinite(self.body.state()).all():
-                raise FloatingPointError("the state of the simulation is not finite")
             self.seen = self._look()
         except Exception as e:  # whatever a simulator may raise: it costs this episode
             return self._replaced(e)
@@ -217,7 +220,7 @@ class MetaWorld:
         self.env, self.expert = ALL_V3_ENVIRONMENTS[name](), ENV_POLICY_MAP[name]()
         self.env._set_task_called, self.env._freeze_rand_vec, self.env.seeded_rand_vec = True, False, True
         self.env._partially_observable = False  # the expert knows the goal; it is not among the senses
-        self.lens = Lens(self.env.model, size, shadows)
+        self.lens = Lens(unforgiving(self.env.model), size, shadows)
         self.cameras = tuple(self.env.model.camera(i).name for i in range(self.env.model.ncam))
         self.instruction = re.sub(r"-v\d+$", "", name).replace("-", " ")
 
@@ -256,7 +259,7 @@ class GymRobotics:
         self.env: Any = gym.make(name, disable_env_checker=True)
         inner = self.env.unwrapped
         inner = inner if hasattr(inner, "model") else getattr(inner, "point_env", getattr(inner, "robot_env", inner)).unwrapped
-        self.model, self.data = inner.model, inner.data
+        self.model, self.data = unforgiving(inner.model), inner.data
         self.mark_goal = getattr(inner, "_render_callback", lambda: None)  # it moves the mark to where the goal is
         self.lens = Lens(self.model, size, shadows)
         self.cameras = tuple(self.model.camera(i).name for i in range(self.model.ncam))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fovea.envs.mujoco import Lens, offscreen
+from fovea.envs.mujoco import Lens, offscreen, unforgiving
 
 STEP, SUBSTEPS = 0.03, 5
 """Metres that an action of 1 moves the target; steps of 20 ms of physics in a step of control."""
@@ -59,7 +59,7 @@ class Scene:
     def __init__(self, size: int = 32, shadows: bool = False):
         offscreen()
         self.mj: Any = import_module("mujoco")
-        self.model = _compiled(type(self).__name__)
+        self.model = unforgiving(_compiled(type(self).__name__, shadows))
         self.data, self.size, self.shadows = self.mj.MjData(self.model), size, shadows
         self.target = np.zeros(3)
 
@@ -190,7 +190,8 @@ SCENES: dict[str, type[Scene]] = {"reach": Reach, "insert": Insert}
 
 
 @cache
-def _compiled(name: str) -> Any:
+def _compiled(name: str, shadows: bool) -> Any:
+    """One for each way to draw, because a `Lens` changes how its model is drawn."""
     mujoco: Any = import_module("mujoco")
     return mujoco.MjModel.from_xml_string({s.__name__: s for s in SCENES.values()}[name].XML)  # type: ignore[attr-defined]
 
@@ -198,4 +199,4 @@ def _compiled(name: str) -> Any:
 @cache
 def _lens(name: str, size: int, shadows: bool) -> Lens:
     """One for all copies: a context of OpenGL takes tens of megabytes."""
-    return Lens(_compiled(name), size, shadows)
+    return Lens(_compiled(name, shadows), size, shadows)

@@ -130,6 +130,8 @@ def made(task: str, robots: Robots, count: int, noise: float) -> Path:
     while not place.is_dir():
         try:
             with lock.held(place.with_name(f"{key}.lock")):
+                if place.is_dir():  # made between the look and the lock
+                    break
                 aside = place.with_name(f"{key}.part")
                 shutil.rmtree(aside, ignore_errors=True)
                 play(robots, count, noise, aside)

@@ -7,13 +7,15 @@
     videos/CAMERA/chunk-000/file-000.mp4
 
 Reading takes an episode, or a window of one, from the middle of its files. Writing replaces whole files, info.json last, so an episode is
-there as a whole or not at all, whenever the writer is killed. Needs pyarrow and PyAV (`pip install 'fovea-rl[data,video]'`).
+there as a whole or not at all, whenever the writer is killed; what it left behind is cut off when a set goes on.
+Needs pyarrow and PyAV (`pip install 'fovea-rl[data,video]'`).
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -211,15 +213,21 @@ class Writer:
                     "video.channels": 3,
                     "has_audio": False,
                 }
-        self.robot, self.tasks, self.rows = robot, list[str](), list[dict[str, Any]]()
+        self.robot = robot
+        self._begin()
+
+    def _begin(self) -> None:
+        self._torn = True
+        self.tasks, self.rows = list[str](), list[dict[str, Any]]()
         self._at: dict[str, int] = {}
         self._open: dict[str, list[Any]] = {"data": [], "episodes": []}
         self._clips: dict[str, int] = {}
         if (self.folder / "meta/info.json").is_file():
             self._go_on()
+        self._torn = False  # it is while files hold an episode that does not count
 
     def _go_on(self) -> None:
-        """After the episodes that are there: in files of their own, so that nothing that others wrote is touched."""
+        """After the episodes that are there: in files of their own, so that nothing that counts is touched."""
         there = LeRobot(self.folder)
 
         def known(features: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,6 +243,10 @@ class Writer:
             last = self.rows[-1]
             self._at = {"data": _number(last, "data") + 1, "episodes": _number(last, "meta/episodes") + 1}
             self._at |= {n: _number(last, f"videos/{n}") + 1 for n in self._videos()}
+            base = there._base[last["data/chunk_index"], last["data/file_index"]]
+            in_file = sum(_number(row, "meta/episodes") == _number(last, "meta/episodes") for row in self.rows)
+            _cut(self.folder / _filled(EPISODES, self._at["episodes"] - 1), in_file)
+            _cut(_inside(self.folder, there.info["data_path"], last, "data"), last["dataset_to_index"] - base)
 
     def _videos(self) -> list[str]:
         return [n for n, f in self.features.items() if f["dtype"] == "video"]
@@ -247,7 +259,10 @@ class Writer:
         Raises:
           ValueError: a feature that is missing, unknown, or of another shape; nothing is written then.
         """
+        if self._torn:
+            self._begin()
         given = self._checked(fields)
+        self._torn = True
         T = len(next(iter(given.values())))
         if task not in self.tasks:
             self.tasks.append(task)
@@ -277,6 +292,7 @@ class Writer:
         row |= self._grow("episodes", "meta/episodes", EPISODES, None, self.data_mb, row)
         self.rows.append(row)
         self._commit()
+        self._torn = False
         return number
 
     def _commit(self) -> None:
@@ -431,8 +447,10 @@ def _inside(folder: Path, template: str, row: Mapping[str, Any], prefix: str, ca
     Raises:
       ValueError: a path that leads out of the folder.
     """
-    path = folder / _path(template, int(row[f"{prefix}/chunk_index"]), int(row[f"{prefix}/file_index"]), camera)
-    if not path.resolve().is_relative_to(folder.resolve()):
+    named = Path(_path(template, int(row[f"{prefix}/chunk_index"]), int(row[f"{prefix}/file_index"]), camera))
+    path = folder / named
+    # not resolved: a file may be a link to somewhere else, as those in the cache of the Hugging Face Hub are
+    if named.is_absolute() or ".." in named.parts:
         raise ValueError(f"{folder / 'meta/info.json'}: found the path {template!r}, expected one inside the folder")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: found no file; expected one, because meta/episodes names it")
@@ -468,7 +486,7 @@ def _episodes(folder: Path, info: Mapping[str, Any]) -> list[dict[str, Any]]:
             raise ValueError(f"{path}: found no column {missing[0]!r}; expected {', '.join(needed)}")
         for at, row in enumerate(table.slice(0, info["total_episodes"] - len(rows)).to_pylist()):
             for name in needed:
-                if not isinstance(row[name], int | float) or row[name] < 0:
+                if not isinstance(row[name], int | float) or not 0 <= row[name] < math.inf:
                     raise ValueError(f"{path}, row {at}, field {name!r}: found {str(row[name])[:60]!r}, expected a number of 0 or more")
             first, last = row["dataset_from_index"], row["dataset_to_index"]
             expected = (len(rows), rows[-1]["dataset_to_index"] if rows else first, first + row["length"])
@@ -514,6 +532,20 @@ def _rows(path: Path, start: int, stop: int, columns: Sequence[str]) -> Any:
     if stop > edges[-1]:
         raise ValueError(f"{path}: found {edges[-1]} rows, expected at least {stop}, because meta/episodes counts them")
     return table
+
+
+def _cut(path: Path, rows: int) -> None:
+    """Take away what stands behind the first `rows` rows: an episode that was not finished."""
+    _, pq = _arrow()
+    with pq.ParquetFile(path) as file:
+        if file.metadata.num_rows <= rows:
+            return
+        with replacing(path, durable=True) as aside, pq.ParquetWriter(aside, file.schema_arrow) as out:
+            for group in range(file.metadata.num_row_groups):
+                if rows > 0:
+                    table = file.read_row_group(group).slice(0, rows)
+                    out.write_table(table)
+                    rows -= table.num_rows
 
 
 def _array(column: Any, feature: Mapping[str, Any], where: str) -> np.ndarray:

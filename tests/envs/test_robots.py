@@ -121,6 +121,19 @@ def test_a_simulator_that_breaks_costs_one_episode(how, says):
     assert np.isfinite(seen).all() and env.reset(seed=1)[0].shape == seen.shape
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_scene_that_explodes_is_replaced_and_not_put_back_to_its_start(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where MuJoCo writes its log
+    env = scene("reach").env
+    env.reset(seed=0)
+    env.body.data.qpos[0] = np.nan
+    with pytest.warns(UserWarning, match="not finite"):
+        _, reward, done, cut, info = env.step(np.zeros(8))
+    assert (reward, done, cut, info["crashed"]) == (0.0, False, True, True)
+    with pytest.raises(ValueError, match=r"'reach the .* pad', step 0: found the action .*nan.*, expected finite numbers"):
+        env.step(np.full(8, np.nan))
+
+
 def test_a_first_picture_of_one_colour_is_refused():
     with pytest.raises(RuntimeError, match=r"Breaks, camera 'eye': its first picture is of one colour"):
         Robot(lambda: Breaks("black")).reset(seed=0)
@@ -185,6 +198,25 @@ def test_shadows_can_be_brought_back():
 
     flags = [_lens("Insert", 48, s).flags for s in (True, False)]
     assert all(flags[0].values()) and not any(flags[1].values())
+    quality = [env.body.model.vis.quality.shadowsize for env in (with_them, without)]
+    assert quality[0] > 0 and quality[1] == 0, "one way to draw does not change the other"
+
+
+FALLING = """<mujoco><worldbody><geom type="box" size="1 .5 .1" rgba="1 0 0 1"/><geom type="box" pos="1 1 0" size=".3 .3 .1"/>
+<camera name="fixed" pos="0 0 3" xyaxes="-1 0 0 0 -1 -0.01"/>
+<body pos="0 0 3"><freejoint/><geom size=".01"/><camera name="held" xyaxes="-1 0 0 0 -1 -0.01"/></body></worldbody></mujoco>"""
+
+
+def test_a_camera_in_the_world_is_turned_and_one_that_is_held_is_not():
+    import mujoco
+
+    model = mujoco.MjModel.from_xml_string(FALLING)
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    lens = drawing.Lens(model, 32)
+    fixed, held = lens.picture(data, "fixed"), lens.picture(data, "held")
+    lens.close()
+    assert (fixed != held).any() and np.abs(fixed.astype(int) - held[::-1, ::-1]).mean() < 2
 
 
 def test_meta_world_is_the_right_way_up_and_its_expert_wins():

@@ -136,6 +136,43 @@ def test_an_episode_that_was_not_finished_is_not_there(copied, monkeypatch):
     np.testing.assert_array_equal(again.episode(3).fields["action"], made(5, 2)["action"])
 
 
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_set_goes_on_behind_an_unfinished_episode_of_an_open_file(tmp_path, monkeypatch, killed):
+    """Rows of the third episode already stood in the files that hold the first two."""
+    features = {"a": {"dtype": "float32", "shape": [1]}}
+
+    def episode(value, T):
+        return {"a": np.full(T, value)}
+
+    writer = Writer(tmp_path, features, 10)
+    writer.add("t", episode(0, 3))
+    writer.add("t", episode(1, 3))
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "_commit", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            writer.add("t", episode(99, 5))
+    again = Writer(tmp_path, features, 10) if killed else writer
+    again.add("t", episode(2, 2))
+    again.add("t", episode(3, 4))
+    assert [(e.fields["a"][0, 0], len(e)) for e in LeRobot(tmp_path)] == [(0, 3), (1, 3), (2, 2), (3, 4)]
+    files = sorted((tmp_path / "data").rglob("*.parquet"))
+    assert [i for f in files for i in pq.read_table(f).column("index").to_pylist()] == list(range(12)), (
+        "a reader that counts rows finds its frames"
+    )
+    assert pq.ParquetFile(tmp_path / "data/chunk-000/file-000.parquet").metadata.num_row_groups == 2
+
+
+def test_files_may_be_links(kept, tmp_path):
+    """The cache of the Hugging Face Hub keeps them elsewhere."""
+    for file in (f for f in kept.rglob("*") if f.is_file()):
+        link = tmp_path / file.relative_to(kept)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
+    got = LeRobot(tmp_path).episode(2)
+    np.testing.assert_array_equal(got.fields["action"], made(2, 7)["action"])
+    assert got.fields[TOP].shape == (7, 32, 48, 3)
+
+
 KILLED = """
 import sys
 import numpy as np
@@ -221,6 +258,13 @@ def test_damage_is_named(copied):
     pq.write_table(table.drop_columns(["action"]), data)
     with pytest.raises(ValueError, match="found no column 'action'"):
         LeRobot(copied).episode(0)
+    rows = copied / "meta/episodes/chunk-000/file-000.parquet"
+    table = pq.read_table(rows)
+    name = f"videos/{TOP}/from_timestamp"
+    pq.write_table(table.set_column(table.column_names.index(name), name, pa.array([0.0, 0.4, float("nan")])), rows)
+    with pytest.raises(ValueError, match=r"file-000.parquet, row 2, field 'videos/.*/from_timestamp': found 'nan', expected a number"):
+        LeRobot(copied)
+    pq.write_table(table, rows)
     data.write_bytes(b"PAR1 nothing")
     with pytest.raises(ValueError, match="is damaged"):
         LeRobot(copied).episode(0)
