@@ -113,4 +113,8 @@ CLAIM = Claim(
     curve="reward/mean",
     tuning="two starts and two step sizes, seed 100, arms od_length and map, 30 steps: from a start that finds a quarter of the boxes "
     "both rewards lengthened lists; hence few places in a picture and a longer warm start. From it, both arms once, 50 steps: .40 and .24",
+    notes=(
+        "Where two boxes are right, the start gives 1.8, average precision 4.6 and the length-aware form 2.3; recall goes from .33 to "
+        ".56 and to .49. Supervision for the same seconds reaches more precision (.46) and about as much recall (.48) here.",
+    ),
 )
