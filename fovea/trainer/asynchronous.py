@@ -227,7 +227,6 @@ class Asynchronous:
             if progress is not None:
                 progress(min(count - 1, len(manager.ready)), count)
         groups, seen = taken
-        self._tell(manager.wake.set)
         self.unscored = [g for g in seen if any(e.score is not None and not e.score.ok for e in g.episodes)]
         self.scorer.check([e for g in seen for e in g.episodes])
         if not groups:
@@ -273,10 +272,14 @@ class Asynchronous:
             self.loop.call_soon_threadsafe(what, *args)
 
     def _take(self, count: int) -> tuple[list[Group], list[Group]] | None:
-        with self.manager.changed:
-            taken = self.manager.take(count, count * self.recipe.max_resample)
+        manager = self.manager
+        with manager.changed:
+            waiting = len(manager.ready)
+            taken = manager.take(count, count * self.recipe.max_resample)
+            if len(manager.ready) < waiting:
+                self._tell(manager.wake.set)  # environments may rest because enough waited, of which nothing may be left
             if taken is None and self.failure is None:
-                self.manager.changed.wait(PATIENCE_S)
+                manager.changed.wait(PATIENCE_S)
         return taken
 
     def _metrics(self, groups: Sequence[Group], seen: Sequence[Group], counts: Mapping[str, int]) -> dict[str, float]:

@@ -182,6 +182,21 @@ def test_groups_that_agree_are_dropped_and_counted():
     assert not kept and len(seen) == 2
 
 
+def test_the_room_of_groups_that_cannot_train_is_filled_while_the_step_waits():
+    made = manager(RECIPE.replace(curation=Curation(mixed=True)), right=lambda e: True)
+    played(made, 4)  # enough waits, so every environment rests
+    collector = Asynchronous(made.recipe, None, SimpleNamespace(), made, None)
+    collector.loop = LOOP
+
+    async def later():
+        waiting = asyncio.ensure_future(made.next())
+        await asyncio.sleep(0.01)
+        assert not waiting.done() and collector._take(2) is None
+        return await asyncio.wait_for(waiting, 5)
+
+    assert LOOP.run_until_complete(later()).group == 2
+
+
 # -- whole runs -------------------------------------------------------------------------------------------------------------------
 
 RUN = dict(
