@@ -417,6 +417,14 @@ def check_simulator(recipe: Recipe, source: Any, team: Team = ALONE) -> None:
         if wrong := [f"{name} = {getattr(recipe, name)!r}" for name, found in asked.items() if found]:
             raise ValueError(f"{wrong[0]} without a simulator; expected data='gym:ID', found {recipe.data!r}")
         return
+    recorded, needs = getattr(source, "recorded", False), recipe.method.needs
+    if needs.data == "pairs" or recorded != (needs.data == "responses"):
+        raise ValueError(
+            f"method = {recipe.method!r} with data = {recipe.data!r}; expected data='demos:ROBOT' with supervised finetuning, and a "
+            "simulator with methods that act in it"
+        )
+    if recipe.network.kind not in ("", needs.policy) and needs.policy != "actor-critic":
+        raise ValueError(f"network = {recipe.network!r}; expected one of kind {needs.policy!r}, for {recipe.method!r}")
     large = recipe.model.startswith(control.PI0)
     if starts.root(recipe.model) != NETWORK and not large and not control.saved(Path(recipe.model)):
         raise ValueError(

@@ -140,7 +140,7 @@ class Browsers:
         options = [*OPTIONS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
         driver = await async_playwright().start()
         try:
-            quiet = {"handle_sigint": False, "handle_sigterm": False, "handle_sighup": False}
+            quiet: dict[str, Any] = {"handle_sigint": False, "handle_sigterm": False, "handle_sighup": False}
             chromium = await driver.chromium.launch(executable_path=program(), args=options, timeout=PATIENCE_S * 1000, **quiet)
             context = await chromium.new_context(viewport=WINDOW)
         except BaseException:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-CALL = re.compile(r"\b(\w+)\s*\(\s*(\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|[^()\"']*)\s*\)")
+CALL = re.compile(r"\b(\w++)\s*+\(\s*+(\"(?:[^\"\\]|\\.)*+\"|'(?:[^'\\]|\\.)*+'|[^()\"']*+)\s*+\)")
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ an environment notes becomes an extra of the unit (`fovea.rollout.vector`).
 
     Astray       takes over when the policy has left the way, or does not get on (HIL-SERL's person)
     ByValue      takes over when an action was bad by a reference value (RLIF)
-    ByTurns      takes over now and then, whatever happens (DAgger); ByChance the same by the toss of a coin
+    ByTurns      takes over now and then, whatever happens (DAgger); `by_chance`: with a given share of the steps
 
-A person at the keyboard is `fovea.envs.page.Page`. A scripted one plays what the environment's own `demonstrate()` says, in [−1, 1].
+A scripted person plays what the environment's own `demonstrate()` says, in [−1, 1].
 """
 
 from __future__ import annotations

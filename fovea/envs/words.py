@@ -31,9 +31,12 @@ def only_named(text: str, actions: Sequence[str]) -> int | None:
 
 
 def after_field(text: str) -> str:
-    """What stands behind the last ``"action":`` of a reply in JSON; "" where there is none. The reply need not be whole."""
+    """What stands behind the last ``"action":`` of a reply in JSON, its quotes not escaped; "" where there is none.
+
+    The reply need not be whole.
+    """
     at = text.lower().rfind(FIELD)
-    return text[at + len(FIELD) :] if at >= 0 else ""
+    return text[at + len(FIELD) :].replace('\\"', '"').replace("\\\\", "\\") if at >= 0 else ""
 
 
 @lru_cache(maxsize=64)

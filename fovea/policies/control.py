@@ -294,7 +294,7 @@ class Critics(nn.Module):
         return x[..., 0]
 
 
-KINDS: Mapping[str, Callable[[Spaces, Network], Any]] = {
+KINDS: Mapping[str, Callable[[Spaces, Any], Any]] = {
     "actor-critic": lambda spaces, network: PixelPolicy(
         spaces.obs_shape,
         spaces.actions,

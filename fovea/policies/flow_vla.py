@@ -63,8 +63,10 @@ class ChunkFlow(nn.Module):
         """Sample as `network` says; its width must be the one the policy was made with.
 
         Raises:
-          ValueError: another width.
+          ValueError: another width, or settings of another kind of network.
         """
+        if not isinstance(network, type(self.network)):
+            raise ValueError(f"network = {network}; expected fovea.policies.control.Flow, for weights of a flow")
         if network.width != self.network.width:
             raise ValueError(f"network: width = {network.width}; expected {self.network.width}, that of the weights it starts from")
         self.network = network

@@ -2,7 +2,8 @@
 
 The person who shows and corrects is a script with habits: slow, and sure that the slot is one and a half units further to the right, until
 the peg has touched its rim. In `real` the scene is drawn as large as a camera's picture; a robot's Gymnasium environment takes its place
-(`data=Gym("module:id", around=(Learned(), Page()))`), which shows two cameras side by side in the last axis.
+(`data=Gym("module:id", around=(Learned(), ...))`, with a wrapper that notes what a person does), which shows two cameras side by side in
+the last axis.
 """
 
 from fovea.envs.success import Learned

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -39,6 +39,7 @@ class Demonstrations:
 
     robots: Robots
     folder: Path
+    recorded: ClassVar[bool] = True
 
     @classmethod
     def named(cls, what: str, split: str, seed: int = 0) -> Demonstrations | Robots:

@@ -119,6 +119,7 @@ def test_ten_is_not_one_and_two_names_are_none(text, name):
 def test_words_are_whole_and_the_last_field_counts():
     assert only_named('"Stand"}', ("stand", "hit")) == 0 and only_named("white", ("stand", "hit")) is None
     assert after_field('{"thoughts": "\\"action\\": no", "Action": "hit"}').strip() == '"hit"}' and after_field("hit") == ""
+    assert after_field('{"action": "type(\\"a\\\\\\\\b\\")"}') == ' "type("a\\\\b")"}', "escapes of JSON are undone"
 
 
 # -- solvers ------------------------------------------------------------------------------------------------------------------

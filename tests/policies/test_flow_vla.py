@@ -165,6 +165,8 @@ def test_what_sees_can_be_frozen_and_settings_are_kept(tmp_path):
     assert again.draws == 3 * 4 + 1 and again.act(seen(), uniform(again), torch.zeros(5, dtype=torch.bool))["chain"].shape == (5, 3, 4)
     with pytest.raises(ValueError, match="width = 32; expected 16"):
         again.tune(Flow(width=32))
+    with pytest.raises(ValueError, match=r"expected fovea.policies.control.Flow"):
+        again.tune(control.Network(width=16))
 
 
 @pytest.mark.parametrize(

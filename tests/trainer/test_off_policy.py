@@ -12,7 +12,7 @@ import torch
 
 import fovea
 from fovea.envs.pixels import Reach
-from fovea.policies.control import Latents, Network
+from fovea.policies.control import Flow, Latents, Network
 from fovea.recipe import Recipe
 from fovea.tasks.gym import Gym
 from fovea.trainer import checkpoint as ckpt
@@ -151,20 +151,27 @@ def test_a_replay_that_is_gone_is_named(tmp_path):
     ("name", "changes", "says"),
     [
         ("sac", {"data": "gym:CartPole-v1"}, "'squashed' takes continuous actions, the simulator has discrete ones; .*dqn or ppo"),
-        ("dqn", {"data": "gym:Pendulum-v1"}, "'values' takes discrete actions, the simulator has continuous ones; .*sac, td3 or ppo"),
+        (
+            "dqn",
+            {"data": "gym:Pendulum-v1"},
+            "'values' takes discrete actions, the simulator has continuous ones; .*sac, td3, repo-mbrl or ppo",
+        ),
         ("sac", {"data": "worlds"}, r"model = 'network' without a simulator; expected data='gym:ID', found 'worlds'"),
         ("grpo", {"data": "gym:CartPole-v1"}, "model = 'tiny' cannot act in a simulator; expected model='network'"),
         ("grpo", {"horizon": 4}, "horizon = 4 without a simulator"),
         ("sac", {"horizon": 0}, "horizon = 0, expected at least 1, because SAC learns from a replay"),
         ("sac", {"data": "gym:"}, "found no environment, expected gym:ID such as gym:CartPole-v1"),
         ("sac", {"data": "gym:Pendulun-v1"}, "gym:Pendulun-v1: .*Pendulun"),
+        ("sac", {"network": Flow(width=8)}, "network = Flow.*expected one of kind 'squashed'"),
+        ("sft", {"data": "gym:CartPole-v1", "model": "network"}, "method = SFT.*expected data='demos:ROBOT' with supervised"),
+        ("dpo", {"data": "gym:CartPole-v1", "model": "network"}, "method = DPO.*expected data='demos:ROBOT'"),
         ("sac", {"dtype": "bfloat16"}, "with a simulator: dtype = 'bfloat16', expected 'float32'"),
         ("sac", {"replay__size": 4}, "has .* frames, a lane keeps .*; raise --replay.size"),
         ("sac", {"replay__length": 300, "replay__start": 4}, "no window of 300 units in .* frames"),
     ],
 )
 def test_what_does_not_go_together_is_named(name, changes, says, tmp_path):
-    base = {k: v for k, v in SMALL.items() if name != "grpo"}
+    base = {k: v for k, v in SMALL.items() if name in ("sac", "dqn")}
     if "replay__size" in changes:
         base["replay"] = Replay(start=0)
     with pytest.raises(ValueError, match=says):
