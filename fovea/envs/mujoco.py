@@ -68,15 +68,24 @@ def unforgiving(model: Any) -> Any:
     return model
 
 
+LARGEST = 4096
+"""Side of a picture in pixels; more than any renderer is sure to draw."""
+
+
 class Lens:
     """Draws a scene from its cameras, uint8 (size, size, 3), right way up.
 
     Args:
       model: an `mujoco.MjModel`; its quality settings are changed.
+      size: in pixels, from 1 to `LARGEST`.
       shadows: draw shadows, reflections and smooth edges too.
+    Raises:
+      ValueError: another size.
     """
 
     def __init__(self, model: Any, size: int, shadows: bool = False):
+        if not 1 <= size <= LARGEST:
+            raise ValueError(f"size = {size}; expected 1 to {LARGEST} pixels")
         offscreen()
         mujoco: Any = import_module("mujoco")
         screen = model.vis.global_

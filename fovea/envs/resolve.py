@@ -102,7 +102,7 @@ ENVIRONMENTS: dict[str, Listed] = {
     ),
     "gymrobotics": Listed(
         "fovea.envs.robots:gymrobotics",
-        "Gymnasium-Robotics: Fetch, Shadow hand, Adroit, kitchen, mazes",
+        "Gymnasium-Robotics: Fetch, Shadow hand, Adroit, kitchen",
         "gymrobotics:FetchReach-v4",
         extra="sim",
         packages=("gymnasium", "mujoco", "gymnasium_robotics"),

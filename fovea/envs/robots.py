@@ -2,7 +2,7 @@
 
     scene:reach   scene:insert                    our own, small and fast, with an expert
     metaworld:button-press-v3                     50 tasks of one arm, with experts
-    gymrobotics:FetchReach-v4                     Fetch, Shadow hand, Adroit, kitchen, mazes
+    gymrobotics:FetchReach-v4                     Fetch, Shadow hand, Adroit, kitchen (mazes have no camera)
 
 A `Robot` is a Gymnasium environment of arrays, for `data="robot:scene:reach"`; a `Told` one is the same for a policy that is shown pictures
 and told the instruction (`environment="scene:reach"`). The same seed shows the same first frame, so a group shares its start by its seed.
@@ -10,6 +10,7 @@ and told the instruction (`environment="scene:reach"`). The same seed shows the 
 
 from __future__ import annotations
 
+import contextlib
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -71,6 +72,8 @@ class Robot(gym.Env):
         self.cameras = tuple(cameras) or self.body.cameras[:1]
         if unknown := sorted(set(self.cameras) - set(self.body.cameras)):
             raise ValueError(f"camera {unknown[0]!r}; expected one of {', '.join(self.body.cameras)}")
+        if len(set(self.cameras)) < len(self.cameras):
+            raise ValueError(f"camera {'+'.join(self.cameras)!r}; expected each of them once")
         if chunk < 1:
             raise ValueError(f"chunk = {chunk}; expected at least 1")
         self.body.reset(0)
@@ -132,7 +135,8 @@ class Robot(gym.Env):
     def _replaced(self, e: Exception) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.crashes += 1
         warnings.warn(f"{type(self.body).__name__} ({self.body.instruction!r}) is replaced: {type(e).__name__}: {e}", stacklevel=3)
-        self.body.close()
+        with contextlib.suppress(Exception):  # what is broken may not close either
+            self.body.close()
         self.body = self.make()
         self.body.reset(0)
         return self.seen, 0.0, False, True, {"crashed": True, "measures": {"success": 0.0}}

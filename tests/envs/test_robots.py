@@ -168,6 +168,9 @@ def test_an_instruction_is_told_in_bytes():
         ("scene:fly", "no scene 'fly'; there are: reach, insert"),
         ("scene:reach,camera=back", "camera 'back'; expected one of top, front"),
         ("scene:reach,chunk=0", "expected at least 1"),
+        ("scene:reach,camera=top+top", "camera 'top.top'; expected each of them once"),
+        ("scene:reach,size=0", "size = 0; expected 1 to 4096 pixels"),
+        ("scene:reach,size=64000", "size = 64000; expected 1 to 4096 pixels"),
     ],
 )
 def test_wrong_names_are_explained(name, says):
