@@ -61,7 +61,8 @@ class Memory:
     """Bytes at the peak of a step.
 
     Attributes:
-      weights, gradients, moments, reference: of the whole policy; the optimizer's float32 copies of 16-bit weights are among the moments.
+      weights, gradients, moments, reference: of the whole policy; the optimizer's float32 copies of 16-bit weights are among the moments,
+        the services' copies of the policy among the weights.
       pictures: preprocessed pictures and their features that the run remembers.
       generate, prepare, update: the most that each phase needs beside what stands; only the largest counts.
       optimizer: what the optimizer's own step needs for a moment.
@@ -170,7 +171,7 @@ def trace(recipe: Recipe, policy: Any, prefix: Prefix, new_tokens: int, tasks: i
     before = {"reference" if name.startswith("reference/") else "policy" for name in needs.before}
     prepare = max((_peak(lambda v=v: _evaluate(policy, micros[0], v))[0] for v in before), default=0)
     found = Memory(
-        weights=weights,
+        weights=weights + _copies(recipe, policy, trained),
         gradients=gradients,
         moments=_moments(recipe, trained),
         reference=weights if refers and not policy.model.adapters else 0,
@@ -246,6 +247,13 @@ def _weights(recipe: Recipe, policy: Any) -> int:
     whole = _bytes(policy.model.parameters()) + _bytes(policy.model.buffers())
     matrices = [p for n, p in policy.model.text.named_parameters() if n.endswith("base_layer.weight")] if recipe.lora.nf4 else []
     return whole - sum(p.nbytes - p.numel() // 2 - p.numel() // 64 for p in matrices)
+
+
+def _copies(recipe: Recipe, policy: Any, trained: list[Any]) -> int:
+    """What the services hold: a policy for each worker, and the trained weights that were published last."""
+    workers, halved = recipe.services.workers, recipe.services.rounding == "bfloat16"
+    own = sum(2 * p.numel() if halved else p.nbytes for p in policy.model.parameters())
+    return workers * own + _bytes(trained) if workers else 0
 
 
 def _updates(policy: Any, micros: list[Any], names: frozenset[str], trained: list[Any], after: Callable[[], Any] = lambda: None) -> None:

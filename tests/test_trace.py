@@ -77,6 +77,13 @@ def test_standing_parts_are_those_of_the_checkpoint(full):
     assert full.total == full.weights + full.moments + full.pictures + phases + full.allocator
 
 
+def test_copies_that_answer_are_among_the_weights(full):
+    count = full.gradients // 4
+    served = plan.estimate(SMALL.replace(services__workers=2, services__rounding="bfloat16"))[0]
+    assert served.weights == full.weights + 2 * 2 * count + 4 * count, "two of two bytes, and what was published last"
+    assert (served.gradients, served.moments, served.reference) == (full.gradients, full.moments, 0)
+
+
 def test_adapters_need_neither_gradients_nor_a_reference_of_the_weights(full):
     small, policy, _ = plan.estimate(SMALL.replace(lora=LoRA(rank=2), method__beta=0.1))
     count = sum(p.numel() for p in policy.parameters())

@@ -27,7 +27,10 @@ def register(id: str) -> None:
 
     Raises:
       ImportError: its packages are absent; the extra that brings them is named.
+      ValueError: there is no such simulator.
     """
+    import importlib
+
     import gymnasium
 
     space, _, rest = id.partition("/")
@@ -36,8 +39,8 @@ def register(id: str) -> None:
     if problem := SIMULATORS[space].problem():
         raise ImportError(f"gym:{id}: {problem}")
     name, version = rest.rpartition("-v")[::2]
-    if version != "0" or not name:
-        raise ValueError(f"gym:{id}: expected a name and its version, such as {SIMULATORS[space].example}")
     where, colon, _ = SIMULATORS[space].where.partition(":")
+    if version != "0" or not name or not (colon or hasattr(importlib.import_module(where), name)):
+        raise ValueError(f"gym:{id}: found no such simulator; expected a name and its version, such as {SIMULATORS[space].example}")
     entry, kwargs = (SIMULATORS[space].where, {"name": name}) if colon else (f"{where}:{name}", {})
     gymnasium.register(id, entry_point=entry, kwargs=kwargs, disable_env_checker=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fovea.batch import Needs, Windows
 from fovea.math.latent import gaussian_kl
-from fovea.methods.imagined import begin, behave, drawing_loss, reward_loss, see
+from fovea.methods.imagined import begin, behave, check_imagined, drawing_loss, reward_loss, see
 from fovea.methods.state import MethodState
 from fovea.policies.world_model import WorldModel
 
@@ -40,6 +40,9 @@ class Dreamer:
     imagine: int = 15
     entropy: float = 3e-4
     actor_rate: float = 4 / 15
+
+    def __post_init__(self) -> None:
+        check_imagined(self)
 
     @property
     def needs(self) -> Needs:

@@ -62,6 +62,18 @@ class Seen:
         return self.q[0].detach(), self.q[1].detach()
 
 
+def check_imagined(method: Imagining) -> None:
+    """
+    Raises:
+      ValueError: fewer than three steps, of which the start and the last have no return; a discount that is no share.
+    """
+    name = type(method).__name__
+    if method.imagine < 3:
+        raise ValueError(f"{name}.imagine is {method.imagine}, expected at least 3: a start, a step that is paid, one that gives its value")
+    if not (0 <= method.gamma <= 1 and 0 <= method.lam <= 1):
+        raise ValueError(f"{name}.gamma is {method.gamma}, {name}.lam is {method.lam}, expected two shares")
+
+
 def begin(method: Imagining, policy: WorldModel, adam: Any, decoder: bool, with_model: bool) -> MethodState:
     """Modules and optimizers: "model" (encoder, dynamics, reward), "actor", "critic", and a decoder with an optimizer of its own unless
     it is learned `with_model`."""

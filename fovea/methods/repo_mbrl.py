@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from fovea.batch import Needs, Windows
 from fovea.math.bootstrapped import multiplier_loss
 from fovea.math.latent import balanced_kl, gaussian_kl
-from fovea.methods.imagined import begin, behave, drawing_loss, reward_loss, see
+from fovea.methods.imagined import begin, behave, check_imagined, drawing_loss, reward_loss, see
 from fovea.methods.state import MethodState
 from fovea.policies.world_model import WorldModel
 
@@ -57,6 +57,11 @@ class RePo:
     entropy: float = 3e-4
     actor_rate: float = 4 / 15
     draw: bool = True
+
+    def __post_init__(self) -> None:
+        check_imagined(self)
+        if self.bound < 0 or self.beta < 0 or self.balance < 0:
+            raise ValueError(f"RePo.bound is {self.bound}, .beta is {self.beta}, .balance is {self.balance}, expected 0 or more")
 
     @property
     def needs(self) -> Needs:

@@ -90,5 +90,6 @@ def test_own_ids():
     envs = vector("fovea/PointMass-v0", 2, unit_actions=True, limit=7)
     obs, info = envs.reset(seed=[1, 2])
     assert obs.shape == (2, 32, 32, 3) and info["truth"]["agent"].shape == (2, 2) and info["truth"]["background"].shape == (2, 16)
-    with pytest.raises(ValueError, match=r"gym:fovea/PointMass: expected a name and its version, such as gym:fovea/PointMass-v0"):
-        registered.register("fovea/PointMass")
+    for wrong in ("PointMass", "PointMas-v0", "PointMass-v1"):
+        with pytest.raises(ValueError, match=rf"gym:fovea/{wrong}: .* a name and its version, such as gym:fovea/PointMass-v0"):
+            registered.register(f"fovea/{wrong}")

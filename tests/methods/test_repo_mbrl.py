@@ -155,3 +155,11 @@ def test_learning_rates_are_multiples_of_the_recipes():
     state.set_rate(3e-4)
     rates = {name: o.param_groups[0]["lr"] for name, o in state.optimizers.items()}
     assert rates == pytest.approx({"model": 3e-4, "actor": 8e-5, "critic": 8e-5, "beta": 1e-4, "decoder": 3e-4})
+
+
+@pytest.mark.parametrize(
+    ("method", "wrong"), [(RePo, {"imagine": 2}), (Dreamer, {"imagine": 1}), (Dreamer, {"lam": 1.5}), (RePo, {"beta": -1.0})]
+)
+def test_numbers_that_cannot_be_are_refused(method, wrong):
+    with pytest.raises(ValueError, match=rf"\.{next(iter(wrong))} is"):
+        method(**wrong)
