@@ -103,6 +103,14 @@ class Model(nn.Module):
         return positions_3BT if hasattr(self.vlm.model, "get_rope_index") else positions_3BT[0] + self.family.first
 
 
+def converted(model: Model, dtype: str) -> Model:
+    """The parameters as `dtype`; buffers stay, because rotary frequencies of 8 bits lose far positions."""
+    for p in model.parameters():
+        if p.is_floating_point():
+            p.data = p.data.to(getattr(torch, dtype))
+    return model
+
+
 class HFVLM:
     """A language policy that sees. Make one with `HFVLM.load`.
 
@@ -170,7 +178,7 @@ class HFVLM:
                     raise ValueError(f"{folder}: found no tensor {missing[0]!r} ({len(missing)} are missing); expected all of the model's")
             else:
                 vlm = made._from_config(settings, dtype=getattr(torch, dtype))
-        model = Model(vlm, critic if value_head else None, seed).to(device=device if weights else None, dtype=getattr(torch, dtype))
+        model = converted(Model(vlm, critic if value_head else None, seed).to(device=device if weights else None), dtype)
         if model.value is not None and (given / VALUE_HEAD).exists():
             with damage.named(given):
                 model.value.load_state_dict(load_file(given / VALUE_HEAD))
@@ -236,7 +244,7 @@ class HFVLM:
         """A policy with the same weights in memory of its own (as `dtype` where one is named), to answer in another thread."""
         self.forget()
         model = copy.deepcopy(self.model)
-        made = type(self)(model.to(dtype=getattr(torch, dtype)) if dtype else model, copy.deepcopy(self.processor), self.path)
+        made = type(self)(converted(model, dtype) if dtype else model, copy.deepcopy(self.processor), self.path)
         made.temperature, made.version = self.temperature, self.version
         return made
 

@@ -8,6 +8,7 @@ from functools import partial
 import huggingface_hub
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from fovea.policies import hf_vlm
@@ -146,3 +147,14 @@ def test_a_hub_id_is_read_from_the_cache(tmp_path, monkeypatch):
     assert HFVLM.load("owner/name").model.vlm.config.model_type == "llava"
     with pytest.raises(FileNotFoundError, match=r'owner/other: no such folder, and no such model .*; expected "tiny", a checkpoint folder'):
         HFVLM.load("owner/other")
+
+
+@pytest.mark.parametrize("made", [lambda: HFVLM.load("tiny", dtype="bfloat16"), lambda: HFVLM.load("tiny").twin("bfloat16")])
+def test_half_precision_knows_where_a_token_stands(made):
+    policy, exact = made(), HFVLM.load("tiny")
+    assert {p.dtype for p in policy.parameters()} == {torch.bfloat16}
+    for name, x in exact.model.named_buffers():
+        assert torch.equal(dict(policy.model.named_buffers())[name], x), name
+    picture = Image.new("RGB", (56, 56), (200, 30, 30))
+    _, logits_RV = policy.prefill([policy.encode(user("what is it?"), (picture,))], [[()]], 2)
+    assert logits_RV.isfinite().all()
