@@ -61,7 +61,7 @@ def methods(tag: str = "") -> list[dict[str, Any]]:
     from fovea.methods import METHODS
 
     rows, registered = ledger.read_all(), {s.slug for s in systems.load()}
-    own = {n: where.partition(":")[0].replace(".", "/") + ".py" for n, where in METHODS.items()}
+    own = {n: where.partition(":")[0].replace(".", "/") + ".py" for n, where in METHODS.items() if n not in registered}
     own |= {n: f"fovea/recipes/{n}.py" for n in recipes.slugs() if n not in own and n not in registered}
     found = [] if tag else [_own(name, file, rows.get(name)) for name, file in own.items()]
     for s in systems.tagged(systems.load(), tag) if tag else systems.load():

@@ -46,6 +46,8 @@ def test_status_lists_every_system(capsys):
     assert cli.main(["reproduce", "--all", "--status"]) == 0
     out = capsys.readouterr().out
     assert all(f"{s.slug} " in out for s in load())
+    named = [line.split()[0] for line in out.splitlines()]
+    assert len(set(named)) == len(named), "each once"
     assert out.splitlines()[-1].startswith("planned: ")
 
 
