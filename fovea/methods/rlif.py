@@ -2,7 +2,7 @@
 
 That somebody takes over is the reward, whatever the environment pays:
 
-    r̃_t = −1 if the policy acted at t and somebody else at t + 1, else 0
+    r_t = −(1 − i_t) i_{t+1},   i_t = 1 where somebody else acted, 0 where the policy did
 
 on soft actor-critic with many critics (`fovea.methods.rlpd`). Demonstrations lie in the one replay, with reward 0.
 

@@ -34,6 +34,7 @@ EXCUSED = {
     ("ledger", "four arms, five seeds, an hour"),
     ("processes", "it starts processes of its own; tests/trainer/test_distributed.py does the same"),
     ("remote", "needs a server at this address"),
+    ("services", "an agent at a slow desktop takes minutes"),
     ("share", "needs an account"),
     ("view", "needs the extra"),
     ("view", "serves until Ctrl-C"),
