@@ -47,9 +47,9 @@ def browser(tmp_path_factory):
     return Browser(program, tmp_path_factory.mktemp("browser"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
-    """Chromium, driven by Playwright: for what must be clicked, waited for, or measured."""
+    """Chromium, driven by Playwright: for what must be clicked, waited for, or measured. While it is open no other event loop can run."""
     playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright; the extra test brings it")
     program = doctor.browser()
     if not program:

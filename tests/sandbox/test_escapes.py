@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -101,6 +102,9 @@ def test_no_attempt_succeeds_without_privileges(attempt, unprivileged, world):
 def test_a_process_that_stays_is_one_that_would_be_found(world):
     process = subprocess.Popen([world["token"], "60"], executable="/bin/sleep")
     try:
+        end = time.monotonic() + 10
+        while not alive(world["token"]) and time.monotonic() < end:  # its name appears a moment after it has started
+            time.sleep(0.01)
         assert alive(world["token"])
     finally:
         process.kill()
