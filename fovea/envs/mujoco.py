@@ -7,6 +7,7 @@ all of the time, and the scene is the same without.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import os
 import sys
@@ -128,4 +129,5 @@ _OPEN: weakref.WeakSet[Lens] = weakref.WeakSet()
 def _close() -> None:
     """Before MuJoCo takes the display away, which it does at the end of the process."""
     for lens in list(_OPEN):
-        lens.close()
+        with contextlib.suppress(Exception):  # a display that is gone already has nothing to give back
+            lens.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -242,21 +243,30 @@ class Cluster:
       engine: its program, environment, and `max_rows`, the number of environments; its policy encodes prompts and draws nothing.
     Attributes:
       context: where training stands.
-      played_s: seconds in which environments had an episode, added up.
     """
 
     def __init__(self, engine: Engine, sampling: Sampling, service: RolloutService, jobs: Jobs):
         self.engine, self.policy, self.sampling, self.service, self.jobs = engine, engine.policy, sampling, service, jobs
-        self.context, self.counts, self.played_s = Context(), Counter[str](), 0.0
+        self.context, self.counts, self._ended_s = Context(), Counter[str](), 0.0
+        self._began: dict[int, float] = {}  # of the episodes that go on
+        self._clock = time.monotonic
 
     async def run(self) -> None:
         await keep_busy(self.engine.max_rows, self.jobs.next, self.play)
 
+    @property
+    def played_s(self) -> float:
+        """Seconds in which environments had an episode, added up; of those that go on, so far."""
+        now = self._clock()
+        return self._ended_s + sum(now - began for began in list(self._began.values()))
+
     async def play(self, job: Job) -> None:
-        clock = asyncio.get_running_loop()
-        began = clock.time()
-        await play(self, job.episode, job.place, job.turns, job.said)
-        self.played_s += clock.time() - began
+        self._clock = asyncio.get_running_loop().time
+        self._began[id(job)] = self._clock()
+        try:
+            await play(self, job.episode, job.place, job.turns, job.said)
+        finally:
+            self._ended_s += self._clock() - self._began.pop(id(job))
         self.counts["episodes"] += 1
         await self.jobs.finished(job)
 
