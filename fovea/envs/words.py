@@ -36,7 +36,7 @@ def after_field(text: str) -> str:
     The reply need not be whole.
     """
     at = text.lower().rfind(FIELD)
-    return text[at + len(FIELD) :].replace('\\"', '"').replace("\\\\", "\\") if at >= 0 else ""
+    return re.sub(r'\\(["\\])', r"\1", text[at + len(FIELD) :]) if at >= 0 else ""
 
 
 @lru_cache(maxsize=64)
