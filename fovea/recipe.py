@@ -16,7 +16,7 @@ import numbers
 import types
 import typing
 from collections.abc import Callable, Mapping, Sized
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -264,13 +264,13 @@ class Recipe:
         return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
 
     def fingerprint(self) -> str:
-        """Hash of everything that decides the numbers of a run; two runs with equal fingerprints may continue each other.
-
-        `steps` is left out, so that a finished run can be prolonged; with a schedule other than "constant" it counts.
-        """
-        prolongs = PROLONGS if self.schedule == "constant" else PROLONGS - {"steps"}
-        decides = {k: v for k, v in self.to_json().items() if k not in RUNNING | prolongs}
+        """Hash of everything that decides the numbers of a run; two runs with equal fingerprints may continue each other."""
+        decides = {k: v for k, v in self.to_json().items() if self.decides(k)}
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+    def decides(self, name: str) -> bool:
+        """Whether a field decides numbers of a run. `steps` does not, so that a run can be prolonged, unless a schedule needs it."""
+        return name not in RUNNING | PROLONGS or (name == "steps" and self.schedule != "constant")
 
 
 RUNNING = frozenset(
@@ -374,6 +374,18 @@ def plain(value: Any) -> Any:
     if is_dataclass(value):
         return {"type": type(value).__name__, **{f.name: plain(getattr(value, f.name)) for f in fields(value)}}
     return name
+
+
+def completed(then: Any, value: Any) -> Any:
+    """`then`, what `plain` once wrote of such a value, with the defaults of the fields that its class has gained since."""
+    if not is_dataclass(value) or not isinstance(then, Mapping) or then.get("type") != type(value).__name__:
+        return then
+    gained = {f.name: plain(_default(f)) for f in fields(value) if f.name not in then and _default(f) is not MISSING}
+    return gained | {k: completed(v, getattr(value, k, None)) for k, v in then.items()}
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def _held(function: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What decides a run stands in its recipe's fingerprint."""
 
-from fovea.recipe import Recipe, plain
+from fovea.recipe import Recipe, completed, plain
+from fovea.rollout.sampling import Sampling
 from fovea.verifiers import build
 
 
@@ -30,3 +31,15 @@ def test_an_empty_cell_is_no_error():
     assert plain(uses) == plain(uses)
     later = 3
     assert plain(uses)["later"] == later
+
+
+def test_what_was_written_before_a_field_existed_had_its_default():
+    recipe = Recipe(sampling=Sampling(temperature=0.5))
+    now = {"type": "Recipe", **recipe.to_json()}
+    then = {k: v for k, v in now.items() if k != "curation"}
+    then["sampling"] = {k: v for k, v in now["sampling"].items() if k != "top_p"}
+    then["replay"] = {k: v for k, v in now["replay"].items() if k != "share"}
+    assert completed(then, recipe) == now
+    assert completed(then, recipe.replace(sampling__top_p=0.9))["sampling"]["top_p"] == 1.0
+    assert completed({**then, "gone": 1}, recipe) == {**now, "gone": 1}
+    assert completed({**then, "sampling": {"type": "Other"}}, recipe)["sampling"] == {"type": "Other"}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fovea.batch import Batch
-from fovea.recipe import Recipe
+from fovea.recipe import Recipe, completed
 from fovea.report.metrics import batch_metrics, headline, memory_metrics, time_metrics
 from fovea.trainer import checkpoint as ckpt
 from fovea.trainer import streams
@@ -151,8 +151,8 @@ class Session:
           CheckpointError: it belongs to a recipe, to data or to base weights with other numbers; the differing ones are named.
         """
         stored = checkpoint.state
-        if stored["fingerprint"] != self.recipe.fingerprint():
-            changed = "; ".join(f"{k}: {then!r} then, {now!r} now" for k, (then, now) in self.changes(checkpoint).items())
+        if decisive := {k: v for k, v in self.changes(checkpoint).items() if self.recipe.decides(k)}:
+            changed = "; ".join(f"{k}: {then!r} then, {now!r} now" for k, (then, now) in decisive.items())
             raise ckpt.CheckpointError(
                 f"{checkpoint.path} belongs to another recipe ({changed}); choose another --out, or a new run that starts from this step: "
                 f"--fork {checkpoint.path.parent.parent}@{checkpoint.step} --out FOLDER"
@@ -209,8 +209,10 @@ class Session:
         self._mark()
 
     def changes(self, checkpoint: ckpt.Checkpoint) -> dict[str, tuple[Any, Any]]:
-        """Recipe field -> (value in the checkpoint, value now), of those that differ."""
-        then, now = checkpoint.state["recipe"], ckpt.plain(self.recipe.to_json())
+        """Recipe field -> (value in the checkpoint, value now), of those that differ; what the checkpoint does not know had its default."""
+        now = ckpt.plain(self.recipe.to_json())
+        then = ckpt.plain(completed({"type": "Recipe", **checkpoint.state["recipe"]}, self.recipe))
+        del then["type"]
         return {k: (then.get(k), now.get(k)) for k in {**then, **now} if then.get(k) != now.get(k)}
 
     def _take_streams(self, checkpoint: ckpt.Checkpoint) -> None:

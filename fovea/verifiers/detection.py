@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fovea.math.boxes import (
     COCO_THRESHOLDS,
@@ -31,8 +32,8 @@ from fovea.math.boxes import (
     once,
     same,
 )
-from fovea.types import Context, Episode, Places, Score, Verifier
-from fovea.verifiers.core import PerEpisode, Stages, Unscorable, check_stages, staged
+from fovea.types import Context, Episode, Group, Places, Score, Task, Verifier
+from fovea.verifiers.core import Stages, Unscorable, as_score, check_stages, reason_of, staged
 from fovea.verifiers.parse import READ, extract_answer, find_floats
 from fovea.video import still
 
@@ -142,6 +143,98 @@ def _numbers(box: Sequence[Any]) -> bool:
     return PLAIN.issuperset(map(type, box)) or all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in box)
 
 
+# -- the boxes of a group against those of its task ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Boxes of an answer and of the truth, what relates each pair, and whether their labels are equal, whatever their case."""
+
+    found: Detections
+    gold: Detections
+    related: tuple[Array, ...]
+    same_PG: NDArray[np.bool_]
+
+    @property
+    def overlap_PG(self) -> Array:
+        """How much each pair overlaps."""
+        return self.related[0]
+
+    def named(self, pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Those with equal labels, whatever their case."""
+        found, gold = self.found.names, self.gold.names
+        return [(p, g) for p, g in pairs if found[p] == gold[g]]
+
+    @cached_property
+    def half(self) -> list[tuple[int, int]]:
+        """Those that overlap by 0.5 or more, by falling overlap."""
+        return near(self.overlap_PG, 0.5)
+
+    @cached_property
+    def value_PG(self) -> Array:
+        """The overlaps, −1 where the labels differ."""
+        return np.where(self.same_PG, self.overlap_PG, -1.0)
+
+
+Judged = tuple[float, Mapping[str, float], Sequence[int]]
+"""The value of an answer, its parts, and which of its boxes count."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """A verifier of boxes: the truth is read, and all boxes of a group related to it, at once; then each answer is judged alone.
+
+    Attributes:
+      judge: an answer's pairs -> its value, parts, and the boxes that count.
+      relate: (P, 4) and (G, 4) boxes -> matrices (P, G); row by row, so that answers do not touch each other.
+      scale, image: as for `box_iou`.
+    """
+
+    name: str
+    judge: Callable[[Pairs, Context], Judged]
+    relate: Callable[[Array, Array], tuple[Array, ...]]
+    scale: float | None = None
+    image: int = 0
+    scope: str = field(default="episode", init=False)
+
+    def score(self, group: Group, context: Context) -> list[Score]:
+        try:
+            gold = _gold(group.task)
+        except Exception as error:
+            return [self._failed(error)] * len(group.episodes)
+        said = [self._said(episode) for episode in group.episodes]
+        read = [found for found in said if isinstance(found, Detections)]
+        ends = np.cumsum([len(found.labels) for found in read])[:-1]
+        related = self.relate(np.concatenate([found.box_N4 for found in read]), gold.box_N4) if read else ()
+        same_PG = same([name for found in read for name in found.names], gold.names)
+        split = zip(*(np.split(x, ends) for x in (same_PG, *related)), strict=True)
+        return [self._one(found, gold, *next(split), context=context) if isinstance(found, Detections) else found for found in said]
+
+    def _one(self, found: Detections, gold: Detections, same_PG: NDArray[np.bool_], *related: Array, context: Context) -> Score:
+        try:
+            value, parts, hits = self.judge(Pairs(found, gold, related, same_PG), context)
+        except Exception as error:
+            return self._failed(error)
+        counts = [False] * len(found.labels)
+        for p in hits:
+            counts[p] = True
+        places, expected = Places(found.box_N4, found.labels, counts, self.image), Places(gold.box_N4, gold.labels, image=self.image)
+        return as_score(Score(float(value), parts, places=places, expected=expected))
+
+    def _said(self, episode: Episode) -> Detections | Score:
+        try:
+            return _said(episode, self.scale, self.image)
+        except Exception as error:
+            return self._failed(error)
+
+    def _failed(self, error: Exception) -> Score:
+        return Score.failed(f"{self.name}: {reason_of(error)}")
+
+
+def _overlaps(box_P4: Array, gold_G4: Array, least: float = 0.0) -> tuple[Array]:
+    return (iou(box_P4, gold_G4, least),)
+
+
 # -- VLM-R1 -------------------------------------------------------------------------------------------------------------------
 
 
@@ -164,44 +257,16 @@ def detection(*, reward: Rewarded = "od_length", at: float = 0.5, scale: float |
     }
     if reward not in judges:
         raise ValueError(f"detection: reward is {reward!r}; expected one of {', '.join(judges)}")
-    gold_of = _last(_gold)
-    least = 1.0 if reward == "weighted_sum" else 0.0
 
-    def judge(episode: Episode, context: Context) -> Score:
-        found, gold = _said(episode, scale, image), gold_of(episode)
-        pairs = Pairs(found, gold, iou(found.box_N4, gold.box_N4, least))
-        if gold.labels:
-            value = judges[reward](pairs) if found.labels else 0.0
+    def judge(pairs: Pairs, context: Context) -> Judged:
+        if pairs.gold.labels:
+            value = judges[reward](pairs) if pairs.found.labels else 0.0
         else:
-            value = float(found.none)
+            value = float(pairs.found.none)
         hits = [p for p, _ in once(pairs.named(pairs.half if at == 0.5 else near(pairs.overlap_PG, at)))]
-        return _placed(value, _measured(pairs, len(hits)), found, gold, hits, image)
+        return value, _measured(pairs, len(hits)), hits
 
-    return PerEpisode("detection", judge)
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Boxes of an answer and of the truth, and how much each pair overlaps."""
-
-    found: Detections
-    gold: Detections
-    overlap_PG: Array
-
-    def named(self, pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Those with equal labels, whatever their case."""
-        found, gold = self.found.names, self.gold.names
-        return [(p, g) for p, g in pairs if found[p] == gold[g]]
-
-    @cached_property
-    def half(self) -> list[tuple[int, int]]:
-        """Those that overlap by 0.5 or more, by falling overlap."""
-        return near(self.overlap_PG, 0.5)
-
-    @cached_property
-    def value_PG(self) -> Array:
-        """The overlaps, −1 where the labels differ."""
-        return np.where(same(self.found.names, self.gold.names), self.overlap_PG, -1.0)
+    return Located("detection", judge, partial(_overlaps, least=1.0 if reward == "weighted_sum" else 0.0), scale, image)
 
 
 Judge = Callable[[Pairs], float]
@@ -265,13 +330,12 @@ def criterion(
         raise ValueError(f"criterion: parts is {tuple(parts)!r}; expected some of {', '.join(known)}")
     if per not in ("matched", "predicted"):
         raise ValueError(f"criterion: per is {per!r}; expected 'matched' or 'predicted'")
-    gold_of = _last(_gold)
 
-    def judge(episode: Episode, context: Context) -> Score:
-        found, gold = _said(episode, scale, image), gold_of(episode)
+    def judge(pairs: Pairs, context: Context) -> Judged:
+        found, gold = pairs.found, pairs.gold
         late = progressive and context.progress >= switch
         tau, low, high = (0.75, 0.75, 0.9) if late else (0.5, 0.5, 0.75)
-        v_N, box_N = _matched(found, gold)
+        v_N, box_N = _matched(pairs)
         if not found.labels:
             recall = precision = float(found.none and not gold.labels)
         else:
@@ -280,9 +344,9 @@ def criterion(
         well = found.whole and not found.none if gold.labels else found.none
         value = {"format": float(well), "recall": recall, "precision": precision}
         hits = [p for p, v in zip(box_N, v_N) if v >= tau]
-        return _placed(sum(value[p] for p in parts), {**value, "boxes": float(len(found.labels))}, found, gold, hits, image)
+        return sum(value[p] for p in parts), {**value, "boxes": float(len(found.labels))}, hits
 
-    return PerEpisode("criterion", judge)
+    return Located("criterion", judge, giou_and_distance, scale, image)
 
 
 def squash(v: float, low: float, high: float) -> float:
@@ -290,13 +354,13 @@ def squash(v: float, low: float, high: float) -> float:
     return 0.0 if v < low else 1.0 if v > high else v
 
 
-def _matched(found: Detections, gold: Detections) -> tuple[list[float], list[int]]:
+def _matched(pairs: Pairs) -> tuple[list[float], list[int]]:
     """(min(P, G),) GIoU of the matched pairs, and which found box is in each."""
-    if not found.labels or not gold.labels:
+    giou_PG, distance_PG = pairs.related
+    if not giou_PG.size:
         return [], []
-    giou_PG, distance_PG = giou_and_distance(found.box_N4, gold.box_N4)
-    pairs = assign(distance_PG - same(found.names, gold.names) - giou_PG)
-    return giou_PG[pairs].tolist(), pairs[0].tolist()
+    matched = assign(distance_PG - pairs.same_PG - giou_PG)
+    return giou_PG[matched].tolist(), matched[0].tolist()
 
 
 # -- V-Triune -----------------------------------------------------------------------------------------------------------------
@@ -360,11 +424,8 @@ def boxes(
     if threshold != "average":
         check_stages("boxes: threshold", threshold)
 
-    gold_of = _last(_gold)
-
-    def judge(episode: Episode, context: Context) -> Score:
-        found, gold = _said(episode, scale, image), gold_of(episode)
-        pairs = Pairs(found, gold, iou(found.box_N4, gold.box_N4))
+    def judge(pairs: Pairs, context: Context) -> Judged:
+        found = pairs.found
         P, G = pairs.overlap_PG.shape
         epsilons = AVERAGE if threshold == "average" else (staged(threshold, context.progress),)
 
@@ -382,9 +443,9 @@ def boxes(
         half = label_first(pairs, 0.5)
         told = {"format": float(P > 0 or found.none), "iou": _overlap(half, pairs) if G else float(found.none), **shares}
         hits = [p for p, _ in label_first(pairs, max(min(epsilons), 0.5))]
-        return _placed(value, told, found, gold, hits, image)
+        return value, told, hits
 
-    return PerEpisode("boxes", judge)
+    return Located("boxes", judge, _overlaps, scale, image)
 
 
 def _matching(matched: Sequence[tuple[int, int]], pairs: Pairs, completeness: float) -> float:
@@ -411,33 +472,10 @@ def _said(episode: Episode, scale: float | None, image: int) -> Detections:
     return Detections(found.box_N4 / scale * np.array([w, h, w, h]), found.labels, found.whole, found.none)
 
 
-def _placed(value: float, parts: Mapping[str, float], found: Detections, gold: Detections, hits: Sequence[int], image: int) -> Score:
-    """A score with the boxes that it is about; `hits` are the indices of the found ones that count."""
-    counts = [False] * len(found.labels)
-    for p in hits:
-        counts[p] = True
-    places, expected = Places(found.box_N4, found.labels, counts, image), Places(gold.box_N4, gold.labels, image=image)
-    return Score(float(value), parts, places=places, expected=expected)
-
-
-def _last(read: Callable[[Episode], Detections]) -> Callable[[Episode], Detections]:
-    """`read`, which reads no episode of the same task again while the tasks do not change: the answers of a group share their gold."""
-    kept: list[tuple[Any, Detections]] = []
-
-    def remembered(episode: Episode) -> Detections:
-        if kept and (pair := kept[0])[0] is episode.task:
-            return pair[1]
-        found = read(episode)
-        kept[:] = [(episode.task, found)]
-        return found
-
-    return remembered
-
-
-def _gold(episode: Episode) -> Detections:
-    gold = parse_detections(episode.task.answer)
+def _gold(task: Task) -> Detections:
+    gold = parse_detections(task.answer)
     if not (gold.whole or gold.none):
-        raise Unscorable(f'gold answer {episode.task.answer!r:.80} is no list of {{"label": …, "bbox_2d": [x1, y1, x2, y2]}} with x1 < x2')
+        raise Unscorable(f'gold answer {task.answer!r:.80} is no list of {{"label": …, "bbox_2d": [x1, y1, x2, y2]}} with x1 < x2')
     return gold
 
 

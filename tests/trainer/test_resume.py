@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import fovea
+from fovea.recipe import Recipe
 from fovea.trainer import checkpoint as ckpt
 from fovea.trainer.session import Interrupted
 from fovea.trainer.update import TrainingDiverged
@@ -121,6 +122,17 @@ def test_another_recipe_is_refused_by_name(tmp_path):
         fovea.train("grpo", out=tmp_path, quiet=True, **{**SMALL, "group_size": 4})
     with pytest.raises(FileExistsError, match="already holds a run"):
         fovea.train("grpo", out=tmp_path, quiet=True, resume="never", **SMALL)
+
+
+def test_a_run_saved_before_a_field_existed_goes_on_where_the_field_has_its_default(straight, tmp_path, monkeypatch):
+    whole = Recipe.to_json
+    with monkeypatch.context() as m:
+        m.setattr(Recipe, "to_json", lambda self: {k: v for k, v in whole(self).items() if k != "weight_decay"})
+        fovea.train("grpo", out=tmp_path, quiet=True, on_step=lambda step, metrics: step == 2, **SMALL)
+    with pytest.raises(ckpt.CheckpointError, match=r"weight_decay: 0.0 then, 0.1 now"):
+        fovea.train("grpo", out=tmp_path, quiet=True, weight_decay=0.1, **SMALL)
+    fovea.train("grpo", out=tmp_path, quiet=True, **SMALL)
+    assert outcome(tmp_path) == straight
 
 
 def test_a_finished_run_can_be_prolonged(straight, tmp_path):

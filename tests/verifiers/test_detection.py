@@ -223,3 +223,17 @@ def test_long_nonsense_is_read_quickly(piece):
     begin = time.process_time()
     score("detection", text, boxes(("a", A)))
     assert time.process_time() - begin < 2
+
+
+@pytest.mark.parametrize("name", ["detection", "criterion", "boxes"])
+def test_answers_of_a_group_are_judged_as_if_each_were_alone(name):
+    gold = boxes(("cat", A), ("dog", B))
+    said = [boxes(("Cat", A), ("cat", FAR), ("dog", B)), "no idea", "None", boxes(("cat", B)), boxes(("dog", B), ("cat", A))]
+    texts = [x if isinstance(x, str) else json.dumps(x) for x in said]
+    task = Task("t", "test", user("Where?", images=0), answer=gold)
+    group = Group(task, [Episode(f"e{i}", task, turns=[Turn(f"<answer>{x}</answer>")]) for i, x in enumerate(texts)])
+    together = build(name, {}).score(group, Context(step=0, total_steps=100))
+    alone = [score(name, x, gold) for x in texts]
+    assert [(s.value, s.parts) for s in together] == [(s.value, s.parts) for s in alone]
+    assert [s.places.hits for s in together] == [s.places.hits for s in alone]
+    assert len({s.value for s in together}) > 2

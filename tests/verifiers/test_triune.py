@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fovea.math.boxes import same
 from fovea.types import Context, Episode, Group, Task, Turn, user
 from fovea.verifiers import build
 from fovea.verifiers.core import With, staged
@@ -83,7 +84,7 @@ def test_ratios_weigh_matchings_and_average_precision():
 
 def test_pairing_by_overlap_takes_the_best_pair_and_drops_two_labels():
     found, true = (parse_detections([{"bbox_2d": [0, 0, 1, 1], "label": n} for n in labels]) for labels in (("cat", "cat"), ("cat", "dog")))
-    pairs = Pairs(found, true, np.array([[0.6, 0.9], [0.55, 0.7]]))
+    pairs = Pairs(found, true, (np.array([[0.6, 0.9], [0.55, 0.7]]),), same(found.names, true.names))
     assert iou_first(pairs, 0.5) == [(1, 0)]  # (0, 1) is best, of two labels, and takes both away
     assert label_first(pairs, 0.5) == [(0, 0)]
     assert label_first(pairs, 0.65) == []
