@@ -40,7 +40,7 @@ class Insertion(gym.Env):
       slips: share of steps in which the person does anything.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "axes": ("right", "down")}
 
     def __init__(
         self,

@@ -54,3 +54,20 @@ def unpack(parts: Sequence[Part], obs: Tensor) -> dict[str, Tensor]:
         out[p.name] = row.view(getattr(torch, p.kind)).reshape(*obs.shape[:-1], *p.shape)
         at += p.bytes
     return out
+
+
+def seen_in(obs: Any, parts: Sequence[Part] = ()) -> dict[str, np.ndarray]:
+    """Camera -> picture, uint8 (..., H, W, 3), of observations (..., N) made of parts, or that are pictures; else none.
+
+    Channels beyond three are cameras side by side, or a stack: each three are a picture, the last ones the newest.
+    """
+    x = np.asarray(obs)
+    if parts:
+        import torch
+
+        found = unpack(parts, torch.from_numpy(x))
+        return {p.name: found[p.name].numpy() for p in parts if len(p.shape) == 3 and p.kind == "uint8"}
+    if x.dtype != np.uint8 or x.ndim < 3 or x.shape[-1] % 3:
+        return {}
+    count = x.shape[-1] // 3
+    return {"" if count == 1 else str(i + 1): x[..., 3 * i : 3 * i + 3] for i in range(count)}

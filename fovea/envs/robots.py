@@ -14,7 +14,7 @@ import contextlib
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -65,7 +65,7 @@ class Robot(gym.Env):
       make: makes a body. cameras: those that are looked through. chunk: actions that are taken before the policy looks again.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - of the class in Gymnasium, of the body here
 
     def __init__(self, make: Callable[[], Body], cameras: Sequence[str] = (), chunk: int = 1):
         self.make, self.body, self.chunk, self.render_mode = make, make(), chunk, "rgb_array"
@@ -85,6 +85,7 @@ class Robot(gym.Env):
         )
         self.observation_space = gym.spaces.Box(0, 255, (sum(p.bytes for p in self.parts),), np.uint8)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (chunk * self.body.dims,), np.float32)
+        self.metadata = {**self.metadata, "axes": getattr(self.body, "axes", ())}
         self.crashes, self.steps = 0, 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:

@@ -48,10 +48,11 @@ class Scene:
     """What the scenes share; a subclass says what lies on the table and when the task is done.
 
     Attributes:
-      instruction: what is to be done, from `reset` on. limit: steps of control.
+      instruction: what is to be done, from `reset` on. limit: steps of control. axes: where actions lead, as the top camera sees it.
     """
 
     cameras: tuple[str, ...] = ("top", "front")
+    axes = ("right", "up", "rise")
     dims, limit = 3, 30
     instruction = ""
     model: Any

@@ -6,6 +6,7 @@ an environment notes becomes an extra of the unit (`fovea.rollout.vector`).
     Astray       takes over when the policy has left the way, or does not get on (HIL-SERL's person)
     ByValue      takes over when an action was bad by a reference value (RLIF)
     ByTurns      takes over now and then, whatever happens (DAgger); `by_chance`: with a given share of the steps
+    Page         a person at a browser, with keyboard or gamepad (`fovea.envs.page`)
 
 A scripted person plays what the environment's own `demonstrate()` says, in [−1, 1].
 """
@@ -38,8 +39,8 @@ class Watcher(Protocol):
         """What the person does in an episode of their own."""
         ...
 
-    def sees(self, scene: Any, obs: Any) -> None:
-        """What came of a step."""
+    def sees(self, scene: Any, obs: Any) -> bool | None:
+        """What came of a step; who says True or False ends the episode, as a success or as a failure."""
         ...
 
 
@@ -62,7 +63,10 @@ class Watched(gym.Wrapper):
         taken = watcher.shows(scene) if self.demonstrates else watcher.takes(scene, np.asarray(action))
         done = np.asarray(action if taken is None else taken, dtype=self.action_space.dtype)
         obs, reward, terminated, truncated, info = self.env.step(done)
-        watcher.sees(scene, obs)
+        if (verdict := watcher.sees(scene, obs)) is not None:
+            # a failure is cut: whether it should be worth nothing or be valued as it stands is for `LimitEnds` to say
+            reward, terminated, truncated = float(verdict), verdict, not verdict
+            info = {**info, "measures": {**info.get("measures", {}), "marked": float(verdict)}}
         noted = {**info.get("noted", {}), "action": done, "intervened": taken is not None}
         return obs, reward, bool(terminated), bool(truncated), {**info, "noted": noted}
 

@@ -1,9 +1,9 @@
 """HIL-SERL: demonstrations and corrections in half of every batch, a learned reward, on a peg, a shelf and a slot in pictures.
 
 The person who shows and corrects is a script with habits: slow, and sure that the slot is one and a half units further to the right, until
-the peg has touched its rim. In `real` the scene is drawn as large as a camera's picture; a robot's Gymnasium environment takes its place
-(`data=Gym("module:id", around=(Learned(), ...))`, with a wrapper that notes what a person does), which shows two cameras side by side in
-the last axis.
+the peg has touched its rim. In `live` it is you: open the address that `fovea train hil-serl:live` prints. In `real` the scene is drawn as
+large as a camera's picture; a robot's Gymnasium environment takes its place (`data=Gym("module:id", around=(Learned(), ...))`, with a
+wrapper that notes what a person does), which shows two cameras side by side in the last axis.
 """
 
 from fovea.envs.success import Learned
@@ -38,6 +38,8 @@ tiny = Recipe(
     eval_tasks=100,
     checkpoint_every=50,
 )
+
+live = tiny.replace(data=Gym("fovea/Insertion-v0", PERSON, around=(Learned(), "page:8765")))
 
 real = tiny.replace(
     data=Gym(

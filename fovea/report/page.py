@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fovea.images import data_uri
 from fovea.report.compare import compare
 from fovea.report.metrics import GLOSSARY
 from fovea.report.records import Reader, columns
@@ -148,9 +149,7 @@ def _embedded(reader: Reader, name: str) -> str | None:
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
     small.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
-    tiny = max(small.size) <= 160
-    small.save(buffer := io.BytesIO(), "PNG", optimize=True) if tiny else small.save(buffer := io.BytesIO(), "JPEG", quality=82)
-    return f"data:image/{'png' if tiny else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_uri(small)
 
 
 # -- the document -------------------------------------------------------------------------------------------------------------

@@ -7,9 +7,7 @@ request. Nothing is written and nothing outside the run folders is read.
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from http.cookies import CookieError, SimpleCookie
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,7 @@ from fovea.files import write_text
 from fovea.report.compare import compare
 from fovea.report.page import dumped, policy, render, shell
 from fovea.report.records import Reader
-from fovea.rollout.http import TOKEN_ENV, Refused, Reply, Request, same, secret, until_stopped
-
-GUARD = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY"}
+from fovea.rollout.http import GUARD, Door, Refused, Reply, Request, secret, until_stopped
 
 
 def opened(folders: Sequence[str | Path]) -> list[Reader]:
@@ -41,7 +37,7 @@ class App:
     """The routes. A request for a run names it by its place in `readers`."""
 
     def __init__(self, readers: Sequence[Reader], token: str = ""):
-        self.readers, self.token, self.cookie = list(readers), token, "fovea-view"
+        self.readers, self.door = list(readers), Door("fovea-view", token)
         self.busy = [asyncio.Lock() for _ in self.readers]
         self.routes: dict[str, Callable[[Request], Awaitable[Any]]] = {
             "/": self.page,
@@ -57,18 +53,15 @@ class App:
         """
         if request.method != "GET" or request.path not in self.routes:
             raise Refused(404, f"no route {request.method} {request.path}; there is GET {', '.join(self.routes)}")
-        given = (request.query.get("token", ""), request.headers.get("authorization", "").removeprefix("Bearer "), self._cookie(request))
-        if not any(same(g, self.token) for g in given):
-            raise Refused(401, "the token is missing or wrong; open the whole address that `fovea view` printed")
+        self.door.check(request, "`fovea view`")
 
     async def handle(self, request: Request) -> Any:
         self.admit(request)
         return await self.routes[request.path](request)
 
     async def page(self, request: Request) -> Reply:
-        if self.token and request.query.get("token"):
-            kept = f"{self.cookie}={self.token}; HttpOnly; SameSite=Strict; Path=/"
-            return Reply(b"", "text/plain", 303, {**GUARD, "Location": "/", "Set-Cookie": kept})
+        if (first := self.door.first(request)) is not None:
+            return first
         text = await asyncio.to_thread(shell, self.readers)
         return Reply(text.encode(), "text/html; charset=utf-8", headers={**GUARD, "Content-Security-Policy": policy("'self'")})
 
@@ -108,13 +101,6 @@ class App:
             raise Refused(404, f"no run {text}; there are {len(self.readers)}, counted from 0")
         return int(text)
 
-    def _cookie(self, request: Request) -> str:
-        try:
-            found: Mapping[str, Any] = SimpleCookie(request.headers.get("cookie", ""))
-        except CookieError:
-            return ""
-        return found[self.cookie].value if self.cookie in found else ""
-
 
 def _json(value: Any) -> Reply:
     return Reply(dumped(value).encode(), "application/json", headers=GUARD)
@@ -135,17 +121,13 @@ def view(runs: Sequence[str | Path], host: str = "127.0.0.1", port: int = 0, tok
     app = App(readers, expected)
 
     def started(address: str) -> None:
-        app.cookie = f"fovea-view-{address.rpartition(':')[2]}"  # cookies of one host are shared by its ports
-        shown = bool(expected) and expected not in (token, os.environ.get(TOKEN_ENV))
-        whole = f"{address}/?token={expected}" if expected else address
-        print(
-            f"the page of {', '.join(r.name for r in readers)}: {whole if shown or not expected else address + '/?token=TOKEN'}", flush=True
-        )
+        app.door.at(address)
+        print(f"the page of {', '.join(r.name for r in readers)}: {app.door.told(address, token)}", flush=True)
         print("Ctrl-C ends the server; the runs are not touched", flush=True)
         if open_browser:
             import webbrowser
 
-            webbrowser.open(whole)
+            webbrowser.open(app.door.whole(address))
 
     asyncio.run(until_stopped(app.handle, host, port, app.admit, started))
 

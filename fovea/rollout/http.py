@@ -1,4 +1,4 @@
-"""The little of HTTP/1.1 that the remote engine, `fovea serve` and `fovea view` need: JSON both ways, one exchange per connection.
+"""The little of HTTP/1.1 that the remote engine, servers and pages of this package need: JSON both ways, one exchange per connection.
 
 Left out: keep-alive, streaming, redirects, compression. A connection per exchange costs a fraction of a millisecond beside an answer, and
 a dead server cannot leave half-used connections behind.
@@ -17,6 +17,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
+from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -242,6 +243,63 @@ def same(given: str, token: str) -> bool:
     return not token or hmac.compare_digest(given.encode(), token.encode())
 
 
+GUARD = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY"}
+"""Headers of everything that a page's server answers."""
+
+
+class Door:
+    """Lets a browser in whose address holds the token, which becomes a cookie on the first visit.
+
+    So it stays out of the browser's history and of every later request.
+
+    Args:
+      name: of the cookie, to which the port is added: cookies of one host are shared by its ports.
+      token: "" asks for none.
+    """
+
+    def __init__(self, name: str, token: str):
+        self.name, self.cookie, self.token = name, name, token
+
+    def at(self, address: str) -> None:
+        """The server listens there."""
+        self.cookie = f"{self.name}-{address.rpartition(':')[2]}"
+
+    def check(self, request: Request, printed_by: str) -> None:
+        """
+        Raises:
+          Refused: not the token.
+        """
+        given = (request.query.get("token", ""), request.headers.get("authorization", "").removeprefix("Bearer "), self._kept(request))
+        if not any(same(g, self.token) for g in given):
+            raise Refused(401, f"the token is missing or wrong; open the whole address that {printed_by} printed")
+
+    def first(self, request: Request) -> Reply | None:
+        """The answer to a first visit, which leads to the address without the token."""
+        if not self.token or not request.query.get("token"):
+            return None
+        kept = f"{self.cookie}={self.token}; HttpOnly; SameSite=Strict; Path=/"
+        return Reply(b"", "text/plain", 303, {**GUARD, "Location": "/", "Set-Cookie": kept})
+
+    def whole(self, address: str) -> str:
+        """The address with the token in it."""
+        return f"{address}/?token={self.token}" if self.token else address
+
+    def told(self, address: str, given: str = "") -> str:
+        """The same to be printed: a token that whoever started the server knows already is not said."""
+        return f"{address}/?token=TOKEN" if self.token and self.token in (given, os.environ.get(TOKEN_ENV)) else self.whole(address)
+
+    def _kept(self, request: Request) -> str:
+        try:
+            found: Mapping[str, Any] = SimpleCookie(request.headers.get("cookie", ""))
+        except CookieError:
+            return ""
+        return found[self.cookie].value if self.cookie in found else ""
+
+
+def address_of(host: str, server: asyncio.Server) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{server.sockets[0].getsockname()[1]}"
+
+
 async def until_stopped(handler: Handler, host: str, port: int, admit: Callable[[Request], None], started: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM; `started` gets the address once the server listens."""
     stop = asyncio.Event()
@@ -249,7 +307,7 @@ async def until_stopped(handler: Handler, host: str, port: int, admit: Callable[
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     server = await listen(handler, host, port, admit)
     try:
-        started(f"http://{f'[{host}]' if ':' in host else host}:{server.sockets[0].getsockname()[1]}")
+        started(address_of(host, server))
         await stop.wait()
     finally:
         server.close()

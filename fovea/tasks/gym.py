@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, Self
 
+from fovea.math.options import choose
 from fovea.rollout.sampling import address
 from fovea.types import Task
 
@@ -14,6 +17,44 @@ if TYPE_CHECKING:
 
 HELDOUT = 1 << 30
 """Held-out starts have seeds from here on, training ones below."""
+
+
+AROUND: dict[str, str] = {
+    "learned": "fovea.envs.success:Learned",
+    "astray": "fovea.envs.watched:Astray",
+    "by-value": "fovea.envs.watched:ByValue",
+    "by-turns": "fovea.envs.watched:ByTurns",
+    "by-chance": "fovea.envs.watched:by_chance",
+    "never": "fovea.envs.watched:never",
+    "page": "fovea.envs.page:Page",
+}
+"""What training episodes may have around them, by name: "NAME" or "NAME:what", the options of what it makes."""
+
+
+def wrapper(name: str) -> Callable[[Any], Any]:
+    """What a name of `AROUND` stands for.
+
+    Raises:
+      ValueError: an unknown name, with the nearest, or an option that it does not take.
+    """
+    from fovea.envs.resolve import options
+
+    kind, _, what = name.partition(":")
+    target = resolve_name(choose("around", kind, AROUND))
+    takes = inspect.signature(target).parameters
+    parts = [part for part in what.split(",") if part]
+    told = [part if "=" in part else f"{[*takes, part][min(i, len(takes))]}={part}" for i, part in enumerate(parts)]
+    chosen = options(target, ",".join(told), f"around = {name!r}")[1]
+    if lacks := [k for k, p in takes.items() if p.default is p.empty and k not in chosen]:
+        raise ValueError(f"around = {name!r}: found no {lacks[0]}, expected {kind}:{lacks[0].upper()}")
+    return target(**chosen)
+
+
+def parted(what: str, split: str) -> tuple[str, tuple[str, ...]]:
+    """A name without its option "around=NAME+NAME", and those names, for training alone."""
+    parts = what.split(",")
+    names = [n for p in parts if p.startswith("around=") for n in p.removeprefix("around=").split("+")]
+    return ",".join(p for p in parts if not p.startswith("around=")), tuple(names) if split == "train" else ()
 
 
 def start_seed(name: str, split: str, seed: int, i: int) -> int:
@@ -30,32 +71,40 @@ class Gym:
       kwargs: its arguments.
       stack: observations in a row that the policy sees at once.
       around: wrappers that training episodes have and held-out ones have not, the innermost first: who watches and may take over
-        (`fovea.envs.watched`), what pays instead of the environment (`fovea.envs.success`).
+        (`fovea.envs.watched`), what pays instead of the environment (`fovea.envs.success`). Those of `AROUND` also by their names,
+        "learned" or "page:8765".
       split: "train" or "heldout": whose seeds. seed: another one gives other training starts.
     """
 
     make: Any
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     stack: int = 1
-    around: tuple[Callable[[Any], Any], ...] = ()
+    around: tuple[Any, ...] = ()
     split: str = "train"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "around", tuple(wrapper(w) if isinstance(w, str) else w for w in self.around))
+
     @classmethod
     def named(cls, what: str, split: str, seed: int = 0) -> Gym:
-        """
+        """ "ID", or "ID,around=NAME" with several names joined by "+"; held-out starts have nothing around them.
+
         Raises:
-          ValueError: no environment is named.
+          ValueError: no environment is named, or an unknown option.
         """
-        if not what:
+        id, around = parted(what, split)
+        if not id:
             raise ValueError('data "gym": found no environment, expected gym:ID such as gym:CartPole-v1')
-        return cls(what, split=split, seed=seed)
+        if "," in id:
+            raise ValueError(f'data "gym:{what}": found {id.partition(",")[2]!r}, expected around=NAME (a Gym object takes the rest)')
+        return cls(id, around=around, split=split, seed=seed)
 
     @property
     def name(self) -> str:
         return self.make if isinstance(self.make, str) else getattr(self.make, "__name__", type(self.make).__name__)
 
-    def heldout(self) -> Gym:
+    def heldout(self) -> Self:
         return replace(self, around=(), split="heldout", seed=0)
 
     def __getitem__(self, i: int) -> Task:

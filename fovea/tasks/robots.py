@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fovea.tasks.gym import Gym
+from fovea.tasks.gym import Gym, parted
 
 if TYPE_CHECKING:
     from fovea.policies.control import Spaces
@@ -32,17 +32,15 @@ class Robots(Gym):
         """
         from fovea.envs.resolve import factory
 
+        what, around = parted(what, split)
         name = what.partition(":")[0]
         if name not in ROBOTS:
             raise ValueError(f"data 'robot:{what}': found {name!r}, expected robot:NAME:TASK, where NAME is one of {', '.join(ROBOTS)}")
-        return cls(partial(_bare, factory(what)), split=split, seed=seed, title=what.partition(",")[0])
+        return cls(partial(_bare, factory(what)), around=around, split=split, seed=seed, title=what.partition(",")[0])
 
     @property
     def name(self) -> str:
         return self.title
-
-    def heldout(self) -> Robots:
-        return replace(self, split="heldout", seed=0)
 
     def spaces(self, envs: Any) -> Spaces:
         """With the parts of what is seen, and of what is done."""

@@ -164,9 +164,9 @@ TRIES = 10
 
 
 def succeeded(episode: Episode) -> bool:
-    """It came to its end, and to success where that was measured."""
+    """It came to its end, and to success where that was measured or somebody said so."""
     measures = episode.turns[-1].measures
-    return episode.stop == "terminated" and measures.get("success", 1.0) > 0
+    return episode.stop == "terminated" and measures.get("marked", measures.get("success", 1.0)) > 0
 
 
 def taken_over(groups: Sequence[Group]) -> list[Group]:

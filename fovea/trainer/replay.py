@@ -136,6 +136,8 @@ class ReplayBuffer:
                 lane.frames, lane.open = first + len(segment) + 1, episode.id if episode.stop == "paused" else ""
                 given["start"][:] = lane.start
                 writes.append((at, first, given))
+        if not writes:
+            return  # the first segment says what a frame is; before it there are no files
         for lane in lanes:
             lane.reach = max(lane.reach, lane.frames)
         for mine, lane in zip(self.lanes, lanes):

@@ -22,7 +22,7 @@ def served(folders, token="sesame"):
     async def start():
         server = await listen(app.handle, "127.0.0.1", 0, app.admit)
         port.append(server.sockets[0].getsockname()[1])
-        app.cookie = f"fovea-view-{port[0]}"
+        app.door.at(f"http://127.0.0.1:{port[0]}")
         ready.set()
 
     thread = threading.Thread(target=lambda: (loop.run_until_complete(start()), loop.run_forever()))

@@ -89,6 +89,15 @@ def test_every_transition_is_kept_and_what_was_taken_over_twice(tmp_path):
     assert stream_metrics([group])["policy/intervened"] == pytest.approx(0.3) and stream_metrics([group])["length/tokens"] == 10
 
 
+def test_where_nobody_has_taken_over_yet_there_is_nothing_to_keep(tmp_path):
+    shown = ReplayBuffer(tmp_path / "shown", 100)
+    shown.add(taken_over([played(set())]))
+    shown.sync()
+    assert len(shown) == 0 and not (tmp_path / "shown").exists()
+    shown.add(taken_over([played({3})]))
+    assert rows(shown) == [([3, 4], 103, 3)]
+
+
 @pytest.mark.parametrize(("stop", "ended"), [("terminated", True), ("cut", False), ("paused", False)])
 def test_a_correction_ends_as_its_episode_does(stop, ended, tmp_path):
     shown = ReplayBuffer(tmp_path, 100)
