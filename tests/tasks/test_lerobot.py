@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fovea.tasks import lerobot
 from fovea.tasks.lerobot import LeRobot, Writer
+from fovea.tasks.lerobot.files import VIDEO, filled, path_of
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -279,5 +279,5 @@ def test_a_film_that_is_too_short_is_named(copied):
 
 
 def test_paths_are_filled_and_nothing_else():
-    assert lerobot._filled(lerobot.VIDEO, 2003, "cam") == "videos/cam/chunk-002/file-003.mp4"
-    assert lerobot._path("{chunk_index.__class__}/{x}", 0, 0) == "{chunk_index.__class__}/{x}"
+    assert filled(VIDEO, 2003, "cam") == "videos/cam/chunk-002/file-003.mp4"
+    assert path_of("{chunk_index.__class__}/{x}", 0, 0) == "{chunk_index.__class__}/{x}"
