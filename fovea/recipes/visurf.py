@@ -1,8 +1,9 @@
 """ViSurf — Visual Supervised-and-Reinforcement Fine-tuning: the gold answer joins its group, and leaves it where the policy succeeds.
 
-Shapes that may not be there. The base finds shapes more or less, thinks now and then, and never says "none", so no drawn answer about an
-absent shape is ever right and reinforcement alone has nothing to go by. Counting is an old task that training does not touch: what is
-forgotten shows there.
+Shapes that may not be there: some pictures show writing or a chart instead. The base finds shapes more or less, thinks now and then, and
+never says "none", so no drawn answer about an absent shape is ever right and reinforcement alone has nothing to go by. Counting is an old
+task that training does not touch: what is forgotten shows there. Whether one shape among others is there, `tiny` sees only when it looks
+first, and a label has no look: such questions are not asked.
 """
 
 from fovea.ledger import Claim, Lowest
@@ -35,7 +36,9 @@ tiny = Recipe(
 ALONE = {"method": GRPO(beta=0.0), "group_size": 8}
 GIVEN = {"method": SFT(), "group_size": 1}
 
-sft = tiny.replace(name="visurf-sft", steps=50, eval_tasks=0, **GIVEN)
+SHORT = {"steps": 50}
+
+sft = tiny.replace(name="visurf-sft", steps=25, eval_tasks=0, **GIVEN)
 
 real = grpo.real.replace(
     name="visurf-real",
@@ -53,13 +56,13 @@ CLAIM = Claim(
     says="Where no drawn answer is ever right, ViSurf learns what GRPO never starts to learn and keeps what GRPO keeps: the worst of its "
     "three kinds of tasks (shapes that are there, shapes that are not, counts that are not trained) is far above GRPO's.",
     arms={
-        "visurf": {},
-        "grpo": {**ALONE},
-        "sft": {**GIVEN},
-        "sft_grpo": {**ALONE, "model": "visurf:sft", "steps": 50},
-        "unsmoothed": {"method__smoothing": False},
-        "label_thinks": {"method__label_thinks": True},
-        "mislabelled": {"data": "absent:mislabelled"},
+        "visurf": {**SHORT},
+        "grpo": {**SHORT, **ALONE},
+        "sft": {**SHORT, **GIVEN},
+        "sft_grpo": {**ALONE, "model": "visurf:sft", "steps": 25},
+        "unsmoothed": {**SHORT, "method__smoothing": False},
+        "label_thinks": {**SHORT, "method__label_thinks": True},
+        "mislabelled": {**SHORT, "data": "absent:mislabelled"},
         "start": {"steps": 0},
     },
     method="visurf",
@@ -69,6 +72,8 @@ CLAIM = Claim(
     margin=0.30,
     curve="reward/thinking",
     minutes=6.0,
-    tuning="a thought was paid 0.2, 0.5 and 0.8 in 20, 21 and 40 steps of `visurf`, seeds 100 to 102, no other arm: the less it "
-    "was paid, the sooner thoughts and boxes went while absence was learned; the step size is that of the default recipe",
+    tuning="a thought was paid 0.2, 0.5 and 0.8 in 20 to 40 steps of `visurf`, seeds 100 to 102: the less it was paid, the sooner thoughts "
+    "went. Absent shapes were at first some among others: after 50 steps, seed 100, `visurf` said none of .84 of them and found .10 of the "
+    "present ones, `grpo` none and .94, `sft` .99 and .00; then a shape without a name, which `visurf` did not name in 60 steps. With the "
+    "data as they are `visurf` was run once, 60 steps, seed 100 (1.00 and .99), no other arm; the step size is the default recipe's",
 )

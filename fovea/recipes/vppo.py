@@ -1,6 +1,6 @@
 """VPPO: policy gradient only where the picture decides, on answers that are mostly words.
 
-Four coloured digits, two to be added; of about twenty words two depend on the picture.
+Four shapes in a grid; the row of one and the column of another are to be added. Of nineteen words two depend on the picture.
 """
 
 from fovea.ledger import Claim
@@ -26,7 +26,7 @@ tiny = grpo.tiny.replace(
     model="vppo:warm",
     data="sums:",
     method=VPPO(),
-    sampling=Sampling(max_new_tokens=32),
+    sampling=Sampling(max_new_tokens=24),
     dynamic_sampling=True,
     tasks_per_step=12,
     group_size=8,

@@ -1,4 +1,4 @@
-"""Find a shape that may not be there: boxes of shapes, "none" for those that the picture does not show.
+"""Find a shape that may not be there: boxes of shapes, "none" where the picture shows writing or a chart instead.
 
 "absent"             present and absent in turn; held out also the counts of the `count` family, which training never asks for
 "absent:mislabelled" the same, each with the gold response of another task: a control
@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from fovea.tasks.worlds import SPLITS, draw_item, make
-from fovea.tasks.worlds.families import COLOURS, SHAPES, Item, numbers, one
-from fovea.types import Task, user
+from fovea.tasks.worlds import make
+from fovea.types import Task
 
 KINDS = ("", "mislabelled")
 
@@ -56,20 +53,7 @@ class Absent:
         return make("find", i, self.split, self.seed, 1)
 
     def _absent(self, i: int) -> Task:
-        """The question about a shape that is not in the picture, of a colour or kind that is."""
-        task, (item, _), rng = self._present(i), draw_item("find", i, self.split, self.seed, 1), self._rng(i)
-        there = {(t.colour, t.shape) for t in item.things}
-        hues, kinds = {c for c, _ in there}, {s for _, s in there}
-        near = [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in there and (c in hues or s in kinds)]
-        asked = item.question.replace(target(item), " ".join(one(rng, near)))
-        meta = {**task.meta, "family": "absent", "gold": "none", "response": "<answer>none</answer>"}
-        name = task.id.replace("find", "absent", 1)
-        return Task(name, "absent", user(asked), task.images, "none", "exact", meta=meta)
-
-    def _rng(self, i: int) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, SPLITS.index(self.split), i])))
-
-
-def target(item: Item) -> str:
-    """The shape that a question of the `find` family asks for at level 1: colour and kind."""
-    return next(t.name for t in item.things if numbers(t.box) == item.gold)
+        """A question about a shape, put to a picture of writing or of a bar chart."""
+        task, other = self._present(i), make(("read", "chart")[i // 2 % 2], i, self.split, self.seed)
+        meta = {**other.meta, "family": "absent", "gold": "none", "response": "<answer>none</answer>"}
+        return Task(task.id.replace("find", "absent", 1), "absent", task.prompt, other.images, "none", "exact", meta=meta)

@@ -1,10 +1,10 @@
-"""Four coloured digits, two of which are to be added: few words of the answer depend on the picture.
+"""Two places of a grid to be added: few words of the answer depend on the picture.
 
     >>> Sums.named("", "train", 0)[0].meta["response"]
-    '<think>the numbers to read and to add are: yellow 0 and orange 2 / so the two give</think><answer>2</answer>'
+    '<think>row of yellow 2 and column of green 3 / so the answer is</think><answer>5</answer>'
 
-A response says what it reads between words that are always the same. ``noisy`` is for warm starts: each digit of `meta["response"]` is
-misread in 3 of 10 cases, and the sum follows what was read.
+A response says what it reads between words that are always the same. ``noisy`` is for warm starts: each number of `meta["response"]` is
+misread in 4 of 10 cases, and the sum follows what was read.
 """
 
 from __future__ import annotations
@@ -12,53 +12,41 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image
 
 from fovea.math.options import check
 from fovea.tasks.worlds import SPLITS, draw, split_of
-from fovea.tasks.worlds.families import COLOURS, pick
+from fovea.tasks.worlds.families import COLOURS, SHAPES, one, pick, scatter, scene_key
 from fovea.types import Task, user
 
 FORMS = ("plain", "noisy")
-MISREAD = 0.3
+MISREAD = 0.4
+SHOWN = 4
 
 
-def paint(rng: np.random.Generator, digits: list[tuple[str, int]]) -> Image.Image:
-    """One digit in each quarter of the picture, in pen strokes."""
-    half, side = draw.SIZE / 2, draw.SIZE * draw.SS
-    paper = draw.PAPERS[int(rng.integers(len(draw.PAPERS)))]
-    big = Image.new("RGB", (side, side), paper)
-    for i, (colour, digit) in enumerate(digits):
-        x, y = half * (i % 2) + rng.uniform(3, 8), half * (i // 2) + rng.uniform(3, 6)
-        box = (draw.SS * x, draw.SS * y, draw.SS * (x + 18), draw.SS * (y + 23))
-        tint = draw.shade(colour, rng.uniform(-10, 10, 3).tolist())
-        big.paste(tint, mask=draw.glyph(str(digit), rng, box, side, rng.uniform(2.5, 4) * draw.SS))
-    return big.resize((draw.SIZE, draw.SIZE), Image.Resampling.BOX)
-
-
-def said(a: tuple[str, int], b: tuple[str, int]) -> str:
-    (first, m), (second, n) = a, b
-    think = f"the numbers to read and to add are: {first} {m} and {second} {n} / so the two give"
-    return f"<think>{think}</think><answer>{m + n}</answer>"
+def said(first: str, row: int, second: str, column: int) -> str:
+    think = f"row of {first} {row} and column of {second} {column} / so the answer is"
+    return f"<think>{think}</think><answer>{row + column}</answer>"
 
 
 def make(index: int, split: str = "train", seed: int = 0, form: str = "plain") -> Task:
-    """The index-th task of a split."""
+    """The index-th task of a split: shapes of `SHOWN` colours, of two of which the row and the column are asked for."""
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, FORMS.index(form), SPLITS.index(split), index])))
     while True:
-        digits = [(c, int(rng.integers(10))) for c in pick(rng, COLOURS, 4)]
-        if split_of(("sums", *digits)) == split:
+        things = scatter(rng, [(colour, one(rng, SHAPES)) for colour in pick(rng, COLOURS, SHOWN)])
+        if split_of(("sums", *scene_key(things))) == split:
             break
-    a, b = pick(rng, digits, 2)
-    read = [(c, int(rng.integers(10)) if form == "noisy" and rng.random() < MISREAD else d) for c, d in (a, b)]
+    a, b = pick(rng, things, 2)
+    true = (a.cell // 3 + 1, b.cell % 3 + 1)
+    row, column = (int(rng.integers(1, 4)) if form == "noisy" and rng.random() < MISREAD else n for n in true)
+    paper = draw.PAPERS[int(rng.integers(len(draw.PAPERS)))]
     return Task(
         id=f"sums/{form}/{split}/{seed}/{index}",
         source="sums",
-        prompt=user(f"Add the {a[0]} number and the {b[0]} number."),
-        images=(paint(rng, digits),),
-        answer=a[1] + b[1],
+        prompt=user(f"Add the row of the {a.colour} shape and the column of the {b.colour} shape."),
+        images=(draw.polygons([(t.points, draw.shade(t.colour, t.tint)) for t in things], paper),),
+        answer=sum(true),
         verifier="number",
-        meta={"response": said(*read), "gold": str(a[1] + b[1]), "split": split},
+        meta={"response": said(a.colour, row, b.colour, column), "gold": str(sum(true)), "split": split},
     )
 
 

@@ -1,13 +1,14 @@
-"""Hints that hold in training and break when it counts; sums of coloured digits."""
+"""Hints that hold in training and break when it counts; sums of places."""
 
 import re
 
+import numpy as np
 import pytest
 
 from fovea.tasks.hints import Hints
 from fovea.tasks.resolve import pair
 from fovea.tasks.sums import Sums
-from fovea.tasks.worlds import World
+from fovea.tasks.worlds import World, draw
 from fovea.types import Context, Episode, Group, Turn
 from fovea.verifiers import build
 
@@ -68,14 +69,18 @@ def test_names_lead_to_sources_and_wrong_ones_are_named():
         Sums.named("x", "train", 0)
 
 
-def test_the_sum_is_that_of_the_two_digits_named_and_its_answer_earns_all():
+def test_the_sum_is_of_the_row_and_the_column_of_the_shapes_named_and_its_answer_earns_all():
     for i in range(40):
         task = Sums.named("", "train", 0)[i]
-        first, m, second, n = re.search(r"are: (\w+) (\d) and (\w+) (\d)", task.meta["response"]).groups()
-        assert task.prompt[0]["content"][-1]["text"] == f"Add the {first} number and the {second} number."
+        first, m, second, n = re.search(r"row of (\w+) (\d) and column of (\w+) (\d)", task.meta["response"]).groups()
+        assert task.prompt[0]["content"][-1]["text"] == f"Add the row of the {first} shape and the column of the {second} shape."
         assert task.answer == int(m) + int(n)
         assert score(task, task.meta["response"]) == 1.0
         assert score(task, f"<answer>{task.answer + 1}</answer>") == 0.0
+        picture = np.asarray(task.images[0], np.float64)
+        for colour, axis, said in ((first, 0, m), (second, 1, n)):
+            near = np.linalg.norm(picture - np.array(draw.PALETTE[colour]), axis=2) < 45
+            assert 1 + int(np.argwhere(near)[:, axis].mean() // 21.4) == int(said)
 
 
 def test_a_noisy_response_misreads_digits_and_adds_what_it_read():
