@@ -14,7 +14,7 @@ import contextlib
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -36,7 +36,8 @@ class Body(Protocol):
 
     Attributes:
       instruction: what is to be done, from `reset` on. dims: numbers of an action. limit: steps before an episode is cut.
-      cameras: their names.
+      cameras: their names. A body may say more: `axes`, see `fovea.envs.page`, and `layout`, which numbers of the state are what, see
+        `fovea.envs.frames`.
     """
 
     instruction: str
@@ -85,7 +86,7 @@ class Robot(gym.Env):
         )
         self.observation_space = gym.spaces.Box(0, 255, (sum(p.bytes for p in self.parts),), np.uint8)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (chunk * self.body.dims,), np.float32)
-        self.metadata = {**self.metadata, "axes": getattr(self.body, "axes", ())}
+        self.metadata = {**self.metadata, "axes": getattr(self.body, "axes", ()), "state": getattr(self.body, "layout", {})}
         self.crashes, self.steps = 0, 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
@@ -116,7 +117,7 @@ class Robot(gym.Env):
         cut = not done and self.steps >= self.body.limit
         return self.seen, total, done, cut, {"measures": {"success": float(done)}}
 
-    def plan(self) -> np.ndarray:
+    def demonstrate(self) -> np.ndarray:
         """What the expert would do now, a chunk as `step` takes it."""
         return self.body.plan(self.chunk).reshape(-1)
 
@@ -165,7 +166,7 @@ class Told:
 
     def demonstrate(self) -> str:
         """The expert's chunk as text."""
-        return " ".join(f"{x:.2f}" for x in self.env.plan())
+        return " ".join(f"{x:.2f}" for x in self.env.demonstrate())
 
     def close(self) -> None:
         self.env.close()
@@ -217,6 +218,7 @@ class MetaWorld:
     """Reward is 1 when the package says that the task is done, which ends it; proprioception is the hand's place and its opening."""
 
     dims, limit = 4, 200
+    layout: ClassVar = {"place": (0, 3)}
 
     def __init__(self, name: str, size: int, shadows: bool):
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS

@@ -52,7 +52,7 @@ class Scene:
     """
 
     cameras: tuple[str, ...] = ("top", "front")
-    axes = ("right", "up", "rise")
+    axes, layout = ("right", "up", "rise"), {"place": (0, 3), "velocity": (3, 6)}
     dims, limit = 3, 30
     instruction = ""
     model: Any

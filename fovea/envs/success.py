@@ -7,6 +7,7 @@ training ("precision", among the parts of the score), by what the environment it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from fovea.math.augment import shift
-from fovea.policies.pixel import Senses, trunk
+from fovea.envs.parts import Part
+from fovea.math.augment import moved
+from fovea.policies.parts import senses_of, trunk_of
 
 
 class Classifier(nn.Module):
-    """Logit of success of pictures or vectors (N, ...)."""
+    """Logit of success of pictures or vectors (N, ...); of the pictures alone, where an observation is a row of `parts`."""
 
-    def __init__(self, obs_shape: tuple[int, ...], width: int = 64):
+    def __init__(self, obs_shape: tuple[int, ...], width: int = 64, parts: Sequence[Part] = ()):
         super().__init__()
-        self.senses = Senses(obs_shape)
-        self.trunk = trunk(obs_shape, width, nn.ReLU)
+        self.senses = senses_of(obs_shape, parts)
+        self.trunk = trunk_of(obs_shape, width, parts, pictures_only=True)
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Dropout(0.1), nn.Linear(width, 1))
 
     def forward(self, obs_N: Tensor) -> Tensor:
@@ -104,15 +106,15 @@ def train(settings: Learned, env: gym.Env) -> tuple[Classifier, Verdicts]:
       ValueError: the environment cannot demonstrate, or success is not among its measures.
     """
     good, bad = frames(settings, env, settings.seed)
-    obs_shape = env.observation_space.shape or ()
+    obs_shape, parts = env.observation_space.shape or (), tuple(getattr(env.unwrapped, "parts", ()))
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(settings.seed)
-        classifier = Classifier(obs_shape).train()
+        classifier = Classifier(obs_shape, parts=parts).train()
         adam = torch.optim.Adam(classifier.parameters(), settings.learning_rate)
         for _ in range(settings.steps):
             batch = torch.cat([x[torch.randint(len(x), (settings.batch,))] for x in (good, bad)])
-            if batch.ndim == 4:
-                batch = shift(batch, torch.randint(-settings.shift, settings.shift + 1, (len(batch), 2)))
+            if batch.ndim == 4 or parts:
+                batch = moved(batch, settings.shift, parts)
             loss = binary_cross_entropy_with_logits(classifier(batch), torch.arange(2).flip(0).repeat_interleave(settings.batch).float())
             adam.zero_grad()
             loss.backward()

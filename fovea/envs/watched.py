@@ -8,7 +8,8 @@ an environment notes becomes an extra of the unit (`fovea.rollout.vector`).
     ByTurns      takes over now and then, whatever happens (DAgger); `by_chance`: with a given share of the steps
     Page         a person at a browser, with keyboard or gamepad (`fovea.envs.page`)
 
-A scripted person plays what the environment's own `demonstrate()` says, in [−1, 1].
+A scripted person plays what the environment's own `demonstrate()` says, in [−1, 1]. Whoever watches acts as the environment does, also
+where actions are told in another frame (`fovea.envs.frames`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Any, Literal, Protocol
 
 import gymnasium as gym
 import numpy as np
+
+from fovea.envs.frames import turning
 
 DEMONSTRATE = "demonstrate"
 """The option of `reset` that asks for an episode in which the person acts from first to last."""
@@ -49,7 +52,7 @@ class Watched(gym.Wrapper):
 
     def __init__(self, env: gym.Env, watcher: Watcher):
         super().__init__(env)
-        self.watcher, self.demonstrates = watcher, False
+        self.watcher, self.demonstrates, self.frames = watcher, False, tuple(turning(env))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         given = dict(options or {})
@@ -60,7 +63,12 @@ class Watched(gym.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         scene, watcher = self.env.unwrapped, self.watcher
-        taken = watcher.shows(scene) if self.demonstrates else watcher.takes(scene, np.asarray(action))
+        proposed = np.asarray(action)
+        for frame in self.frames:
+            proposed = frame.outward(proposed)
+        taken = watcher.shows(scene) if self.demonstrates else watcher.takes(scene, proposed)
+        for frame in reversed(self.frames):
+            taken = None if taken is None else frame.inward(taken)
         done = np.asarray(action if taken is None else taken, dtype=self.action_space.dtype)
         obs, reward, terminated, truncated, info = self.env.step(done)
         if (verdict := watcher.sees(scene, obs)) is not None:
@@ -87,14 +95,14 @@ class Scripted:
         self.wait = int(rng.integers(self.rule.pause[0], self.rule.pause[1] + 1))
 
     def takes(self, scene: Any, proposed: np.ndarray) -> np.ndarray | None:
-        self.ways.append(scene.left)
+        self.ways.append(getattr(scene, "left", 0.0))
         if not self.left and not self.wait and self.rng.random() < self.rule.wants(self, scene, proposed):
             self.left = int(self.rng.integers(self.rule.hold[0], self.rule.hold[1] + 1))
             self.wait = int(self.rng.integers(self.rule.pause[0], self.rule.pause[1] + 1))
         if self.left:
             self.left, self.last = self.left - 1, None
             return scene.demonstrate()
-        self.wait, self.last = max(0, self.wait - 1), (scene.value(proposed), scene.value())
+        self.wait, self.last = max(0, self.wait - 1), (scene.value(proposed), scene.value()) if hasattr(scene, "value") else None
         return None
 
     def shows(self, scene: Any) -> np.ndarray:

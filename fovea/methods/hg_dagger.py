@@ -40,8 +40,9 @@ class HGDagger:
         return MethodState({"policy": policy}, {"policy": adam.build(trained)}, max_grad_norm=adam.max_grad_norm)
 
     def update(self, state: MethodState, batch: Windows) -> tuple[MethodState, dict[str, Tensor]]:
-        batch = shifted(batch, self.shift)
-        mean_BA, log_std_BA = state.modules["policy"](batch.obs[:, 0]).chunk(2, -1)
+        policy: Any = state.modules["policy"]
+        batch = shifted(batch, self.shift, policy.spaces.parts)
+        mean_BA, log_std_BA = policy(batch.obs[:, 0]).chunk(2, -1)
         loss = ((torch.tanh(mean_BA) - batch.actions[:, 0]) ** 2).mean()
         state.descend("policy", loss + (log_std_BA - QUIET).square().mean())
         return state, {"loss/imitation": loss.detach()}

@@ -7,7 +7,8 @@ shifted at random. A gripper is no continuous action; a critic of its own values
     y_g = r + p + γ (1 − done) Q'_g(o', argmax_g Q_g(o', g)),   p a penalty of commands that change the gripper's state
 
 Somebody watches the training episodes and takes over (`fovea.envs.watched`); what was really done is what is learned from, and all that was
-done in the policy's place joins the demonstrations. The reward is a classifier of success (`fovea.envs.success`).
+done in the policy's place joins the demonstrations. The reward is a classifier of success (`fovea.envs.success`). What a robot feels stands
+beside its pictures (`fovea.policies.parts`), and is told with its actions in frames of its own hand (`fovea.envs.frames`).
 
 Departures from the paper: convolutions that are trained with the critics, and once more with the policy, take the place of a frozen
 ResNet-10; layers of the policy have ReLU and no normalisation; the standard deviation is at most e²; collecting and learning take turns.
@@ -71,7 +72,8 @@ class HILSERL:
         return state
 
     def update(self, state: MethodState, batch: Windows) -> tuple[MethodState, dict[str, Tensor]]:
-        batch = shifted(batch, self.shift)
+        policy: Any = state.modules["policy"]
+        batch = shifted(batch, self.shift, policy.spaces.parts)
         metrics = rlpd.update(self, state, batch)
         return state, metrics | (self.grasps(state, batch) if self.grippers else {})
 

@@ -58,7 +58,8 @@ class RLIF:
 
     def update(self, state: MethodState, batch: Windows) -> tuple[MethodState, dict[str, Tensor]]:
         first = transitions(batch, self.ends)
-        metrics = rlpd.update(self, state, shifted(first, self.shift))
+        policy: Any = state.modules["policy"]
+        metrics = rlpd.update(self, state, shifted(first, self.shift, policy.spaces.parts))
         return state, metrics | {"value/reward": first.reward_BL.mean()}
 
 

@@ -9,7 +9,8 @@
     flow           chunks of actions by flow matching, from pictures and words (`fovea.policies.flow_vla`): π_RL
 
 All are `fovea.rollout.vector.ArrayPolicy`: observations are uint8 pictures (..., H, W, C) or vectors (..., D), continuous actions lie in
-[−1, 1] in every dimension, and the numbers that an action consumes are handed over.
+[−1, 1] in every dimension, and the numbers that an action consumes are handed over. Those that learn from a replay also see rows of several
+parts, as robots have them: pictures, what is felt, and words (`fovea.policies.parts`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from fovea.math.grasps import commands
 from fovea.math.options import check, choose
 from fovea.math.squash import squashed
 from fovea.policies.flow_vla import FlowVLA
-from fovea.policies.pixel import PixelPolicy, Senses, normals, trunk
+from fovea.policies.parts import senses_of, trunk_of
+from fovea.policies.pixel import PixelPolicy, normals
 from fovea.policies.world_model import WorldModel
 
 PI0 = "pi0:"
@@ -147,8 +149,8 @@ class Controller(nn.Module):
     def __init__(self, spaces: Spaces, network: Network, outputs: int, draws: int):
         super().__init__()
         self.spaces, self.network = spaces, network
-        self.senses = Senses(spaces.obs_shape, network.normalise)
-        self.trunk, self.head = trunk(spaces.obs_shape, network.width, nn.ReLU), nn.Linear(network.width, outputs)
+        self.senses = senses_of(spaces.obs_shape, spaces.parts, network.normalise)
+        self.trunk, self.head = trunk_of(spaces.obs_shape, network.width, spaces.parts), nn.Linear(network.width, outputs)
         self.draws, self.version, self.exploration = draws, 0, 0.0
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -275,8 +277,8 @@ class Critics(nn.Module):
     def __init__(self, spaces: Spaces, network: Network, count: int = 2, norm: bool = False):
         super().__init__()
         self.norm = norm
-        vector = len(spaces.obs_shape) == 1
-        self.trunk = nn.Identity() if vector else trunk(spaces.obs_shape, network.width, nn.ReLU)
+        vector = len(spaces.obs_shape) == 1 and not spaces.parts
+        self.trunk = nn.Identity() if vector else trunk_of(spaces.obs_shape, network.width, spaces.parts)
         sizes = ((spaces.obs_shape[0] if vector else network.width) + spaces.actions, network.width, network.width, 1)
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for inside, outside in itertools.pairwise(sizes):

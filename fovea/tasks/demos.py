@@ -159,7 +159,7 @@ def play(robots: Robots, count: int, noise: float, folder: Path, fps: float = 10
         rng, over = np.random.Generator(np.random.Philox(seed)), False
         while not over:
             senses = env.senses()
-            action = np.clip(env.plan() + noise * rng.standard_normal(dims), -1, 1)
+            action = np.clip(env.demonstrate() + noise * rng.standard_normal(dims), -1, 1)
             for name in features:
                 rows[name].append(action if name == "action" else senses[name.removeprefix(CAMERA) if name != STATE else "state"])
             _, _, done, cut, _ = env.step(action)

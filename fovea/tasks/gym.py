@@ -27,8 +27,10 @@ AROUND: dict[str, str] = {
     "by-chance": "fovea.envs.watched:by_chance",
     "never": "fovea.envs.watched:never",
     "page": "fovea.envs.page:Page",
+    "relative": "fovea.envs.frames:Relative",
+    "limit-ends": "fovea.envs.watched:LimitEnds",
 }
-"""What training episodes may have around them, by name: "NAME" or "NAME:what", the options of what it makes."""
+"""What an environment may have around it, by name: "NAME" or "NAME:what", the options of what it makes."""
 
 
 def wrapper(name: str) -> Callable[[Any], Any]:
@@ -41,6 +43,8 @@ def wrapper(name: str) -> Callable[[Any], Any]:
 
     kind, _, what = name.partition(":")
     target = resolve_name(choose("around", kind, AROUND))
+    if not what and hasattr(target, "step"):
+        return target  # a wrapper without settings
     takes = inspect.signature(target).parameters
     parts = [part for part in what.split(",") if part]
     told = [part if "=" in part else f"{[*takes, part][min(i, len(takes))]}={part}" for i, part in enumerate(parts)]
@@ -50,11 +54,11 @@ def wrapper(name: str) -> Callable[[Any], Any]:
     return target(**chosen)
 
 
-def parted(what: str, split: str) -> tuple[str, tuple[str, ...]]:
-    """A name without its option "around=NAME+NAME", and those names, for training alone."""
+def parted(what: str) -> tuple[str, tuple[str, ...]]:
+    """A name without its option "around=NAME+NAME", and those names."""
     parts = what.split(",")
     names = [n for p in parts if p.startswith("around=") for n in p.removeprefix("around=").split("+")]
-    return ",".join(p for p in parts if not p.startswith("around=")), tuple(names) if split == "train" else ()
+    return ",".join(p for p in parts if not p.startswith("around=")), tuple(names)
 
 
 def start_seed(name: str, split: str, seed: int, i: int) -> int:
@@ -70,9 +74,9 @@ class Gym:
       make: a registered id ("module:id" where a module registers it), or a function that makes one environment.
       kwargs: its arguments.
       stack: observations in a row that the policy sees at once.
-      around: wrappers that training episodes have and held-out ones have not, the innermost first: who watches and may take over
-        (`fovea.envs.watched`), what pays instead of the environment (`fovea.envs.success`). Those of `AROUND` also by their names,
-        "learned" or "page:8765".
+      around: wrappers of training episodes, the innermost first: who watches and may take over (`fovea.envs.watched`), what pays instead of
+        the environment (`fovea.envs.success`). Held-out episodes have those alone that are `always` there, because they tell the same in
+        other words (`fovea.envs.frames`). Those of `AROUND` may be given by their names, "learned" or "page:8765".
       split: "train" or "heldout": whose seeds. seed: another one gives other training starts.
     """
 
@@ -88,24 +92,26 @@ class Gym:
 
     @classmethod
     def named(cls, what: str, split: str, seed: int = 0) -> Gym:
-        """ "ID", or "ID,around=NAME" with several names joined by "+"; held-out starts have nothing around them.
+        """ "ID", or "ID,around=NAME" with several names joined by "+".
 
         Raises:
           ValueError: no environment is named, or an unknown option.
         """
-        id, around = parted(what, split)
+        id, around = parted(what)
         if not id:
             raise ValueError('data "gym": found no environment, expected gym:ID such as gym:CartPole-v1')
         if "," in id:
-            raise ValueError(f'data "gym:{what}": found {id.partition(",")[2]!r}, expected around=NAME (a Gym object takes the rest)')
-        return cls(id, around=around, split=split, seed=seed)
+            unknown = id.partition(",")[2]
+            raise ValueError(f'data "gym:{what}": found {unknown!r}, expected around=NAME (a Gym object takes the rest)')
+        made = cls(id, around=around, split=split, seed=seed)
+        return made if split == "train" else made.heldout()
 
     @property
     def name(self) -> str:
         return self.make if isinstance(self.make, str) else getattr(self.make, "__name__", type(self.make).__name__)
 
     def heldout(self) -> Self:
-        return replace(self, around=(), split="heldout", seed=0)
+        return replace(self, around=tuple(w for w in self.around if getattr(w, "always", False)), split="heldout", seed=0)
 
     def __getitem__(self, i: int) -> Task:
         start = start_seed(self.name, self.split, self.seed, i)

@@ -32,11 +32,12 @@ class Robots(Gym):
         """
         from fovea.envs.resolve import factory
 
-        what, around = parted(what, split)
+        what, around = parted(what)
         name = what.partition(":")[0]
         if name not in ROBOTS:
             raise ValueError(f"data 'robot:{what}': found {name!r}, expected robot:NAME:TASK, where NAME is one of {', '.join(ROBOTS)}")
-        return cls(partial(_bare, factory(what)), around=around, split=split, seed=seed, title=what.partition(",")[0])
+        made = cls(partial(_bare, factory(what)), around=around, split=split, seed=seed, title=what.partition(",")[0])
+        return made if split == "train" else made.heldout()
 
     @property
     def name(self) -> str:

@@ -41,7 +41,7 @@ def test_the_expert_solves_every_start_and_nobody_else_does(name):
             env.reset(seed=seed)
             over = reward = 0
             while not over:
-                chunk = env.plan() if kind == "expert" else rng.uniform(-1, 1, env.action_space.shape)
+                chunk = env.demonstrate() if kind == "expert" else rng.uniform(-1, 1, env.action_space.shape)
                 _, reward, done, cut, info = env.step(chunk)
                 over = done or cut
             assert info["measures"]["success"] == float(done) == reward
@@ -52,7 +52,7 @@ def test_the_expert_solves_every_start_and_nobody_else_does(name):
 def test_the_same_seed_is_the_same_start_and_another_is_another():
     a, b = scene("reach").env, scene("reach").env
     first = a.reset(seed=7)[0]
-    a.step(a.plan())
+    a.step(a.demonstrate())
     assert (b.reset(seed=7)[0] == first).all() and (a.reset(seed=7)[0] == first).all()
     assert (b.reset(seed=8)[0] != first).any()
 
@@ -246,7 +246,7 @@ def test_meta_world_is_the_right_way_up_and_its_expert_wins():
         assert abs(rows.mean() - row) < 8 and abs(columns.mean() - column) < 8
     over = done = False
     while not over:
-        _, _, done, cut, _ = env.step(env.plan())
+        _, _, done, cut, _ = env.step(env.demonstrate())
         over = done or cut
     assert done
     env.close()
