@@ -25,13 +25,16 @@ from fovea.tasks.gym import Gym, wrapper
 from fovea.trainer.off_policy import succeeded
 from fovea.trainer.replay import Replay
 
+STALE_S, HERE_S = live.STALE_S, live.HERE_S
 NOTHING = np.zeros(2, np.float32)
 
 
 @pytest.fixture
 def seat(monkeypatch):
-    """A watched scene and its page's desk, as fast as it goes."""
+    """A watched scene and its page's desk, as fast as it goes; on a busy machine a visitor takes time between two words."""
     monkeypatch.setenv("FOVEA_TOKEN", "sesame")
+    for name in ("STALE_S", "HERE_S"):
+        monkeypatch.setattr(live, name, 600.0)
     page = Page(hz=1000.0)
     env = page(Insertion(see="numbers", limit=500))
     env.reset(seed=1)
@@ -88,6 +91,8 @@ def test_hands_that_are_on_act_and_hands_that_are_off_do_not(seat):
 
 def test_a_visitor_who_vanishes_lets_go_and_the_run_goes_on(seat, monkeypatch):
     env, desk = seat
+    monkeypatch.setattr(live, "STALE_S", STALE_S)
+    monkeypatch.setattr(live, "HERE_S", HERE_S)
     now = [100.0]
     monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
     waited = []
@@ -349,7 +354,7 @@ def test_what_a_person_does_is_kept_as_what_a_script_does_is(tmp_path, monkeypat
     assert "sesame" not in (tmp_path / "config.json").read_text()
 
 
-def test_a_browser_takes_over_by_its_keys(chromium, seat):
+def test_a_browser_takes_over_by_its_keys(chromium, seat, monkeypatch):
     env, desk = seat
     tab = chromium.new_page(viewport={"width": 1200, "height": 800})
     faults = []
@@ -396,5 +401,5 @@ def test_a_browser_takes_over_by_its_keys(chromium, seat):
     env.reset(seed=1)
     assert until((True, [1.0, 0.0])) is True
     tab.close()
-    time.sleep(live.STALE_S)
+    monkeypatch.setattr(live, "STALE_S", 0.0)
     assert not noted(env)[0] and not faults
