@@ -3,7 +3,7 @@
     python benchmarks/reliability/resume.py [--kills 100] [--steps 60] [--per-run 5] [--seed 0] [--out FILE]
 
 A run is killed several times before it may end. Each kill has a drawn signal (SIGKILL, SIGTERM, SIGINT) and a drawn aim: start-up, a
-step, the writing of a checkpoint (its temporary folder is there), an evaluation (its step is logged, its accuracy is not). What is counted
+step, the writing of a checkpoint (its temporary folder is there), an evaluation (its step is logged, its result is not). What is counted
 is the phase in which the signal was sent, read off the run folder. Equal means: the same bytes of weights, moments and random generators,
 the same counters and sampler, the same metrics and stored rollouts; only times may differ.
 
@@ -41,7 +41,14 @@ REWARD = '''"""Right answers are rare before training: any difference between an
 def reward(answer, task, episode):
     return sum(map(ord, episode.text)) % 5 / 4
 '''
-CASES = {"on-policy": ["grpo", "--method.beta", "0.05", "--updates-per-rollout", "2"], "offline": ["sft"]}
+CASES = {
+    "on-policy": ["grpo", "--method.beta", "0.05", "--updates-per-rollout", "2"],
+    "offline": ["sft"],
+    "off-policy": [
+        *("sac", "--updates-per-rollout", "2", "--horizon", "4"),
+        *("--replay.start", "16", "--replay.size", "64", "--replay.batch", "8"),  # full after a quarter of the run
+    ],
+}
 
 
 # -- what must be equal ---------------------------------------------------------------------------------------------------------
@@ -179,7 +186,7 @@ def phase_of(run: Path, before: tuple[int, int]) -> str:
     if stamp(metrics) == before:
         return "startup"
     last = (rows(run) or [{}])[-1]
-    return "evaluation" if last.get("step", 1) % EVAL_EVERY == 0 and "eval/accuracy" not in last else "step"
+    return "evaluation" if last.get("step", 1) % EVAL_EVERY == 0 and "eval/n" not in last else "step"
 
 
 def stamp(file: Path) -> tuple[int, int]:
@@ -210,14 +217,16 @@ class Sweep:
     endings: list[dict[str, Any]] = field(default_factory=list)
 
     def arguments(self, case: str, run: Path) -> list[str]:
-        fixed = {
+        spoken = {
             "model": self.model,
             "data": "worlds:count,colour",
             "reward": f"{self.folder / 'reward.py'}:reward",
-            "steps": self.steps,
             "tasks-per-step": 2,
             "group-size": 2,
             "sampling.max-new-tokens": 4,
+        }
+        fixed = (spoken if case != "off-policy" else {}) | {
+            "steps": self.steps,
             "eval-tasks": 2,
             "eval-every": EVAL_EVERY,
             "checkpoint-every": 5,
