@@ -129,7 +129,7 @@ def check_team(recipe: Recipe, size: int) -> None:
         raise ValueError(f"services.workers = {recipe.services.workers} with {size} processes; expected one, or services.workers = 0")
     if size > 1 and recipe.engine != "local":
         raise ValueError(
-            f"engine = {recipe.engine.url!r} with {size} processes; expected engine='local', or a single process: "
+            f"engine = {recipe.engine!r} with {size} processes; expected engine='local', or a single process: "
             "each process would send the servers weights under a name of its own"
         )
 
@@ -159,9 +159,9 @@ def _train(recipe: Recipe, start: Start, on_step: OnStep | None, quiet: bool, te
     if team.sharded and (unable := whole_only(recipe)):
         raise ValueError(f"parallel = {recipe.parallel!r} shards the weights, and {unable} needs them whole; expected parallel='data'")
     opened = team.only_main(RunFolder, path, rollout_every=recipe.log_every, sinks=recipe.sinks)
-    with opened as folder, build_scorer(recipe) as scorer:
+    with opened as folder, build_scorer(recipe) as scorer, contextlib.ExitStack() as ended:
         folder.describe(recipe.to_json())
-        engine = build_engine(recipe, policy, source)
+        engine = closed_with(ended, build_engine(recipe, policy, source))
         collector = build_collector(recipe, policy, source, engine, scorer, team, path)
         console: Any = team.only_main(Console, recipe, recipe.steps, quiet=quiet)
         tasks = heldout_tasks(heldout, recipe.eval_tasks)
@@ -356,11 +356,11 @@ def evaluate(
     source, heldout = build_sources(recipe)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    with Team.join(recipe.device) as team, build_scorer(recipe) as scorer:
+    with Team.join(recipe.device) as team, build_scorer(recipe) as scorer, contextlib.ExitStack() as ended:
         policy = load_policy(model, dtype=recipe.dtype, device=team.device) if isinstance(model, (str, Path)) else model
         items = heldout_tasks(heldout, tasks)
         played = simulated(source)
-        engine = judging_engine(recipe, policy, heldout, len(items)) if played else build_engine(recipe, policy)
+        engine = judging_engine(recipe, policy, heldout, len(items)) if played else closed_with(ended, build_engine(recipe, policy))
         asked = {"sampling": recipe.sampling, "temperature": temperature, "samples": samples}
         return run_evaluation(engine, items, scorer, **asked, team=team, unit="return" if played else "accuracy")
 
@@ -373,7 +373,11 @@ def resolve(recipe: str | Recipe, **changes: Any) -> Recipe:
     from fovea import recipes
 
     base = recipes.get(recipe) if isinstance(recipe, str) else recipe
-    if isinstance(changes.get("engine"), str) and changes["engine"] != "local":
+    if changes.get("engine") == "ray":
+        from fovea.rollout.rayed import Ray
+
+        changes["engine"] = Ray()
+    elif isinstance(changes.get("engine"), str) and changes["engine"] != "local":
         from fovea.rollout.remote import Remote
 
         changes["engine"] = Remote(changes["engine"])
@@ -382,7 +386,7 @@ def resolve(recipe: str | Recipe, **changes: Any) -> Recipe:
 
 def corrected(recipe: Recipe) -> Recipe:
     """Where others sample than the trainer, a method that ignores the mismatch gets importance weights: the engine's or the services'."""
-    correct = recipe.services.correct if recipe.services.workers else "none" if recipe.engine == "local" else recipe.engine.correct
+    correct = recipe.services.correct if recipe.services.workers else getattr(recipe.engine, "correct", "none")
     if getattr(recipe.method, "behaviour", "") != "none" or correct == "none":
         return recipe
     return recipe.replace(method__behaviour=correct)
@@ -587,12 +591,22 @@ def build_engine(recipe: Recipe, policy: Any, source: Any = None) -> Any:
         from fovea.rollout.denoise import DenoiseEngine
 
         return DenoiseEngine(policy, seed=recipe.seed, max_rows=recipe.max_rows)
-    parts = own_parts(recipe)
-    if recipe.engine == "local":
-        return Engine(policy, seed=recipe.seed, max_rows=recipe.max_rows, **parts)
+    options = {"seed": recipe.seed, "max_rows": recipe.max_rows}
+    if recipe.engine == "local" or recipe.services.workers:  # services have actors to themselves; held-out tasks are played here
+        return Engine(policy, **options, **own_parts(recipe))
+    from fovea.rollout.rayed import Ray, RayEngine
     from fovea.rollout.remote import RemoteEngine
 
-    return RemoteEngine(policy, recipe.engine, seed=recipe.seed, max_rows=recipe.max_rows, **parts)
+    if isinstance(recipe.engine, Ray):
+        here = own_parts(recipe.replace(environment=None) if recipe.engine.environments else recipe)
+        return RayEngine(policy, recipe.engine, recipe.sampling, recipe.environment, recipe.dtype, **options, **here)
+    return RemoteEngine(policy, recipe.engine, **options, **own_parts(recipe))
+
+
+def closed_with(ended: contextlib.ExitStack, engine: Any) -> Any:
+    """The engine, whose processes, where it has some, end with `ended`."""
+    ended.callback(getattr(engine, "close", lambda: None))
+    return engine
 
 
 def build_collector(
@@ -624,12 +638,14 @@ def check_services(recipe: Recipe, engine: Any) -> None:
       ValueError: answers that are given, an engine that is not this process's own, or a simulator.
     """
     from fovea.rollout.engine import Engine
+    from fovea.rollout.remote import Remote
 
-    if recipe.services.workers and (type(engine) is not Engine or recipe.method.needs.data != "rollout"):
-        found = f"{type(engine).__name__} and {type(recipe.method).__name__}"
+    wrong = type(engine) is not Engine or recipe.method.needs.data != "rollout" or isinstance(recipe.engine, Remote)
+    if recipe.services.workers and wrong:
+        found = f"engine = {recipe.engine!r}, {type(engine).__name__} and {type(recipe.method).__name__}"
         raise ValueError(
             f"services.workers = {recipe.services.workers} with {found}; expected a language policy that is sampled in this process "
-            "(engine='local') and a method that learns from rollouts, or services.workers = 0"
+            "(engine='local') or by Ray's actors (engine='ray') and a method that learns from rollouts, or services.workers = 0"
         )
 
 

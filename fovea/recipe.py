@@ -53,7 +53,8 @@ class Recipe:
       dtype: "float32" or "bfloat16" for weights and activations; "float64" to compare runs exactly.
       gradient_checkpointing: recompute activations in the backward pass; less memory, about a third more time.
       device: where the model computes: "cpu", "cuda", "cuda:1", ...
-      engine: "local", or where answers are generated instead: the address of a server (several separated by commas), or a Remote.
+      engine: "local", or where answers are generated instead: the address of a server (several separated by commas), or a Remote;
+        "ray", or a Ray with its fields, for actors on the machines of a cluster.
       data: "worlds" or "worlds:count,colour" for the procedural tasks, a JSONL/CSV/Parquet file or folder, a Source object, or
         "gym:ID" (a Gym object, where it has arguments) for the starts of a simulator.
       heldout: the same for evaluation; None takes the held-out split of `data`.
@@ -217,7 +218,12 @@ class Recipe:
                     _learns(self.method),
                     "a name or an instance of fovea.methods, or another with credit and loss (or init and update)",
                 ),
-                ("engine", self.engine, self.engine == "local" or is_dataclass(self.engine), '"local" or a fovea.rollout.remote.Remote'),
+                (
+                    "engine",
+                    self.engine,
+                    self.engine == "local" or is_dataclass(self.engine),
+                    '"local", a fovea.rollout.remote.Remote or a fovea.rollout.rayed.Ray',
+                ),
                 ("sinks", self.sinks, set(self.sinks) <= set(SINKS), f"any of {tuple(SINKS)}"),
                 ("freeze", self.freeze, set(self.freeze) <= set(PARTS), f"any of {PARTS}"),
                 ("offload", self.offload, set(self.offload) <= {"optimizer", "activations"}, "any of ('optimizer', 'activations')"),

@@ -36,6 +36,7 @@ Progress = Callable[[int, int, int], None]
 PREFILL_TOKENS = 16384  # prompt tokens that one prefill may hold by default
 SEED_BITS = 31  # environments take non-negative 32-bit seeds
 STOP_TAIL = 4  # bytes of a UTF-8 character, the most tokens it can be spread over
+TRIES = 3  # of an episode, or of a question, that loses whom it needs
 
 
 class Cohort(Protocol):
@@ -74,15 +75,24 @@ class ContextOverflow(ValueError):
     """A prompt leaves no room for an answer; prompts are never cut."""
 
 
+class Lost(ConnectionError):
+    """The process that held the environment, or drew the turn, has ended. Begun anew elsewhere, an episode draws the same numbers."""
+
+
 class Stopped(RuntimeError):
     """The rollout was interrupted from another thread."""
 
 
 @dataclass
 class Units:
-    """The growing columns of one segment; they become tensors when the episode ends."""
+    """The growing columns of one segment; they become tensors when the episode ends.
+
+    Attributes:
+      shown: messages and images that `prefix` was made from.
+    """
 
     prefix: Prefix
+    shown: tuple[Sequence[Message], Sequence[Any]] = ((), ())
     ids: list[int] = field(default_factory=list)
     mask: list[bool] = field(default_factory=list)
     logp_old: list[float] = field(default_factory=list)
@@ -242,23 +252,25 @@ class Actor:
 
     def _observe(self, observation: Observation, turn: int) -> Units:
         """The segment this turn writes to: extended by appended text, opened anew by a replaced history or an appended image."""
-        policy, encode = self._rollout.policy, self._rollout.encode
+        policy = self._rollout.policy
         if not observation.append or not self._units:
             self._messages, self._images = tuple(observation.messages), tuple(observation.images)
-            self._units.append(Units(encode(self._messages, self._images)))
-            return self._units[-1]
+            return self._open()
         said = {"role": "assistant", "content": [{"type": "text", "text": self._episode.text}]}
         self._messages = (*self._messages, said, *observation.messages)
         self._images = (*self._images, *observation.images)
         if observation.images:
-            self._units.append(Units(encode(self._messages, self._images)))
-            return self._units[-1]
+            return self._open()
         units = self._units[-1]
         extra = list(policy.encode_append(observation.messages))
         if extra and units.ids and extra[0] == units.ids[-1] and extra[0] in policy.eos_ids:
             extra = extra[1:]  # the policy closed its turn itself
         units.insert(extra, turn, policy.version)
         return units
+
+    def _open(self) -> Units:
+        self._units.append(Units(self._rollout.encode(self._messages, self._images), (self._messages, self._images)))
+        return self._units[-1]
 
     def reward(self, value: float, truncated: bool = False, measures: Mapping[str, float] | None = None) -> None:
         """Book the environment's answer to the last turn."""
@@ -619,6 +631,8 @@ class Rollout(Decoder):
 async def play(rollout: Any, episode: Episode, place: tuple[int | str, ...], turns: int = 0, said: Sequence[str] = ()) -> None:
     """One episode from start to end; whatever its program or environment raises ends this episode and no other.
 
+    One that is `Lost` begins anew, with the same random numbers, up to `TRIES` times.
+
     Args:
       rollout: whom the actor asks: a `Rollout`, or what has its `engine`, `policy`, `context`, `sampling`, `encode` and `submit`.
       place: random address; what comes before its last part is shared by the group.
@@ -626,24 +640,36 @@ async def play(rollout: Any, episode: Episode, place: tuple[int | str, ...], tur
       said: what an episode of role "gold" says turn by turn, instead of what the environment demonstrates.
     """
     engine: Engine = rollout.engine
-    actor = Actor(rollout, episode, rollout.sampling, address(*place[:-1]) >> (64 - SEED_BITS), place)
-    env: Any = None
+    for tries in range(1, TRIES + 1):
+        actor = Actor(rollout, episode, rollout.sampling, address(*place[:-1]) >> (64 - SEED_BITS), place)
+        try:
+            await _run(engine, episode, actor, turns, said)
+        except Exception as error:
+            if isinstance(error, Lost) and tries < TRIES:
+                engine.counts["again"] += 1
+                episode.turns.clear()
+                episode.branches.clear()
+                continue
+            episode.stop, episode.error = "error", f"{type(error).__name__}: {error}"
+            episode.score = Score.failed(f"episode ended with an error: {episode.error}")
+            engine.counts["errors"] += 1
+        actor.close(rewarded=engine.environment is not None)
+        engine.counts["episodes"] += 1
+        return
+
+
+async def _run(engine: Engine, episode: Episode, actor: Actor, turns: int, said: Sequence[str]) -> None:
+    """The episode program in an environment of its own."""
+    env: Any = (engine.environment or Answer)()
     try:
-        env = (engine.environment or Answer)()
         again = iter(said)
         actor.demonstrate = (lambda: next(again)) if said else getattr(env, "demonstrate", None)
         await engine.program(episode.task, actor, Recorder(env, actor, len(said) or turns))  # type: ignore[arg-type]
         if not episode.turns:
             raise RuntimeError("the episode program ended without a call of policy.act")
-    except Exception as error:
-        episode.stop, episode.error = "error", f"{type(error).__name__}: {error}"
-        episode.score = Score.failed(f"episode ended with an error: {episode.error}")
-        engine.counts["errors"] += 1
     finally:
-        actor.close(rewarded=engine.environment is not None)
         if hasattr(env, "close"):
             env.close()
-        engine.counts["episodes"] += 1
 
 
 def run_anywhere(work: Callable[[], Any], stop: threading.Event) -> None:

@@ -20,7 +20,6 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +30,6 @@ from fovea.images import rgb
 from fovea.rollout.engine import Call, Engine, Rollout
 from fovea.rollout.http import Unreachable, exchange
 from fovea.rollout.wire import PROTOCOLS, Aborted, Answer, Peer, Question
-from fovea.types import Message, Prefix
 from fovea.waits import Waits
 
 log = logging.getLogger(__name__)
@@ -179,8 +177,7 @@ class RemoteRollout(Rollout):
 
     def __init__(self, engine: RemoteEngine, *args: Any):
         super().__init__(engine, *args)
-        self.shown: dict[str, tuple[Sequence[Message], Sequence[Any]]] = {}
-        self.urls: dict[int, str] = {}
+        self.urls: dict[int, tuple[Image.Image, str]] = {}
         self.asks: set[asyncio.Task[None]] = set()
         self.failure: BaseException | None = None
         self.met: set[str] = set()  # urls of servers that were asked, in this rollout, which weights they hold
@@ -203,11 +200,6 @@ class RemoteRollout(Rollout):
         super().check()
         if self.failure is not None:
             raise self.failure
-
-    def encode(self, messages: tuple[Message, ...], images: tuple[Any, ...]) -> Prefix:
-        prefix = super().encode(messages, images)
-        self.shown[prefix.key] = (messages, images)
-        return prefix
 
     async def submit(self, call: Call) -> str:
         """Servers are not asked for what is given; how likely it was is for the trainer to say, as of all answers from elsewhere."""
@@ -249,7 +241,7 @@ class RemoteRollout(Rollout):
 
     def question(self, calls: list[Call]) -> Question:
         first, prefix = calls[0], calls[0].units.prefix
-        messages, images = self.shown[prefix.key]
+        messages, images = first.units.shown
         if clips := [x for x in images if not isinstance(x, Image.Image)]:
             found = type(clips[0]).__name__
             raise RemoteError(
@@ -271,12 +263,12 @@ class RemoteRollout(Rollout):
         )
 
     def data_url(self, image: Image.Image) -> str:
-        """The picture as a data URL, without loss, made once per rollout (its owner keeps it alive in `shown`)."""
+        """The picture as a data URL, without loss, made once per rollout; kept with it, so that its id stays its own."""
         if id(image) not in self.urls:
             raw = io.BytesIO()
             rgb(image).save(raw, "PNG", compress_level=1)
-            self.urls[id(image)] = "data:image/png;base64," + base64.b64encode(raw.getvalue()).decode()
-        return self.urls[id(image)]
+            self.urls[id(image)] = image, "data:image/png;base64," + base64.b64encode(raw.getvalue()).decode()
+        return self.urls[id(image)][1]
 
     # -- servers --------------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args, get_type_hints
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fovea.math.options import check
-from fovea.rollout.engine import Call, Decoder, Engine, Units, play
+from fovea.rollout.engine import TRIES, Call, Decoder, Engine, Lost, Units, play
 from fovea.rollout.sampling import Sampling
 from fovea.types import Context, Episode, Message, Prefix, Task
 
@@ -51,7 +51,12 @@ class Services:
 
 @dataclass(frozen=True)
 class Question:
-    """One turn that is to be drawn: `said` are the units after the prompt so far, `given` the tokens where they are not drawn."""
+    """One turn that is to be drawn.
+
+    Attributes:
+      said: the units after the prompt so far. given: the tokens of the turn where they are not drawn.
+      shown: messages and images that the prompt was made from, for workers that encode it themselves.
+    """
 
     prefix: Prefix
     said: tuple[int, ...]
@@ -59,6 +64,7 @@ class Question:
     room: int
     key: int
     given: tuple[int, ...] = ()
+    shown: tuple[Sequence[Message], Sequence[Any]] = ((), ())
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Weights:
-    """What the trainer publishes: the trained tensors by name."""
+    """What the trainer publishes: tensors by the name that the workers' policy gives them."""
 
     version: int
     tensors: Mapping[str, Tensor]
@@ -93,6 +99,10 @@ class Worker(Decoder):
         super().__init__(Engine(policy), sampling)
         self.rounding, self.newer, self.task = rounding, None, Task("", "", ())
         self.versions, self.wake = [policy.version], asyncio.Event()
+
+    @property
+    def version(self) -> int:
+        return self.versions[-1]
 
     async def answer(self, question: Question) -> Answer:
         units, start = Units(question.prefix, ids=list(question.said)), len(question.said)
@@ -129,9 +139,10 @@ class Worker(Decoder):
 
     @torch.no_grad()
     def take(self, weights: Weights) -> None:
-        for name, p in self.policy.named_parameters():
-            x = weights.tensors[name].to(p.device)
-            p.copy_(eight_bits(x) if self.rounding == "int8" and x.ndim == 2 else x)
+        own = dict(self.policy.named_parameters())
+        for name, x in weights.tensors.items():
+            x = x.to(own[name].device)
+            own[name].copy_(eight_bits(x) if self.rounding == "int8" and x.ndim == 2 else x)
         self.policy.version = weights.version
         self.versions.append(weights.version)
 
@@ -142,8 +153,45 @@ def eight_bits(x_OI: Tensor) -> Tensor:
     return (x_OI / scale_O1).round() * scale_O1
 
 
+class Copies:
+    """Workers in this process: copies of the policy that answer by turns with all else in their thread.
+
+    Attributes:
+      policy: encodes prompts. environment: None, the engine's own.
+    """
+
+    environment = None
+
+    def __init__(self, policy: Any, sampling: Sampling, services: Services):
+        dtype = "bfloat16" if services.rounding == "bfloat16" else ""
+        self.workers = [Worker(policy.twin(dtype), sampling, services.rounding) for _ in range(services.workers)]
+        self.policy = self.workers[0].policy
+
+    def begin(self, weights: Weights) -> list[Coroutine[Any, Any, None]]:
+        """Have every worker hold these; what must run beside the services."""
+        for worker in self.workers:
+            worker.take(weights)
+        return [worker.serve() for worker in self.workers]
+
+    def published(self, policy: Any) -> dict[str, Tensor]:
+        """What training changes, by name."""
+        return {name: p.detach() for name, p in policy.named_parameters()}
+
+    def metrics(self, engine: Engine, service: RolloutService) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None:
+        """Nothing: the workers end with the thread that serves them."""
+
+
 class Answers(Protocol):
-    """What the service asks of a worker."""
+    """What the service asks of a worker. One that has gone raises `Lost`; to `renew` it brings it back.
+
+    `version` is that of the weights it holds; None: it has none yet, or has gone.
+    """
+
+    @property
+    def version(self) -> int | None: ...
 
     async def answer(self, question: Question) -> Answer: ...
 
@@ -151,40 +199,91 @@ class Answers(Protocol):
 
 
 class RolloutService:
-    """Several workers: a question goes to the one with the fewest, and new weights to one after the other.
+    """Several workers: a question goes to the one with the fewest, and new weights to one after the other while the rest answer.
 
+    A question whose worker has gone is asked again: what is drawn depends on its key alone.
+
+    Args:
+      strict: only workers with the newest weights are asked, and all take them at once.
     Attributes:
       newest: what was published last; None before.
+      again: questions that were asked again.
     """
 
-    def __init__(self, workers: Sequence[Answers]):
-        self.workers, self.newest = list(workers), None
+    def __init__(self, workers: Sequence[Answers], strict: bool = False):
+        self.workers, self.strict, self.newest = list(workers), strict, None
         self.load = [0] * len(self.workers)
-        self.renewing: int | None = None
-        self.published = asyncio.Event()
+        self.again = 0
+        self.renewing: set[int] = set()
+        self._turn, self._news = asyncio.Lock(), asyncio.Event()
 
     async def answer(self, question: Question) -> Answer:
-        w = min(range(len(self.workers)), key=lambda i: (i == self.renewing, self.load[i]))
-        self.load[w] += 1
-        try:
-            return await self.workers[w].answer(question)
-        finally:
-            self.load[w] -= 1
+        """
+        Raises:
+          Lost: every worker that was asked has gone meanwhile.
+        """
+        for tries in range(1, TRIES + 1):
+            w = await self._free()
+            self.load[w] += 1
+            try:
+                return await self.workers[w].answer(question)
+            except Lost:
+                self._tell()
+                if tries == TRIES:
+                    raise
+                self.again += 1
+            finally:
+                self.load[w] -= 1
+        raise AssertionError
 
     def publish(self, weights: Weights) -> None:
         self.newest = weights
-        self.published.set()
+        self._tell()
 
     async def sync(self) -> None:
         """Hand out what is published, until cancelled; of what is published meanwhile only the newest counts."""
+        async with running(self._tend(i) for i in range(len(self.workers))) as tasks:
+            await asyncio.gather(*tasks)
+
+    async def _tend(self, i: int) -> None:
+        """Have worker i hold the newest weights; who has gone is brought back out of turn."""
+        worker = self.workers[i]
         while True:
-            await self.published.wait()
-            self.published.clear()
-            for i, worker in enumerate(self.workers):
-                self.renewing = i
-                assert self.newest is not None
-                await worker.renew(self.newest)
-            self.renewing = None
+            while self.newest is None or worker.version == self.newest.version:
+                await self._news.wait()
+            gone = worker.version is None
+            async with contextlib.nullcontext() if gone or self.strict else self._turn:
+                self.renewing.add(i)
+                with contextlib.suppress(Lost):
+                    await worker.renew(self.newest)
+                self.renewing.remove(i)
+            self._tell()
+
+    async def _free(self) -> int:
+        """The worker to ask, waited for while there is none."""
+        while True:
+            able = [i for i, w in enumerate(self.workers) if w.version is not None and not (self.strict and self._behind(w))]
+            if able:
+                return min(able, key=lambda i: (i in self.renewing, self.load[i]))
+            await self._news.wait()
+
+    def _behind(self, worker: Answers) -> bool:
+        return self.newest is not None and worker.version != self.newest.version
+
+    def _tell(self) -> None:
+        """Wake all who wait."""
+        self._news.set()
+        self._news.clear()
+
+
+async def asked(service: RolloutService, call: Call) -> Answer:
+    """The turn that some worker has drawn; its tokens stand in the call's books then."""
+    units = call.units
+    question = Question(units.prefix, tuple(units.ids), call.sampling, call.room, call.key, call.given, units.shown)
+    answer = await service.answer(question)
+    for token, old, behaviour in zip(answer.ids, answer.logp_old, answer.logp_behaviour, strict=True):
+        units.add(token, old, behaviour, call.turn, answer.version)
+    return answer
 
 
 @dataclass(frozen=True)
@@ -277,11 +376,7 @@ class Cluster:
 
     async def submit(self, call: Call) -> str:
         """The turn, as some worker draws it. The trainer has other weights by then, so how likely it was is for the trainer to say."""
-        units = call.units
-        asked = Question(units.prefix, tuple(units.ids), call.sampling, call.room, call.key, call.given)
-        answer = await self.service.answer(asked)
-        for token, old, behaviour in zip(answer.ids, answer.logp_old, answer.logp_behaviour, strict=True):
-            units.add(token, old, behaviour, call.turn, answer.version)
-        units.remote = True
+        call.units.remote = True
+        answer = await asked(self.service, call)
         self.counts["tokens"] += len(answer.ids)
         return answer.stop

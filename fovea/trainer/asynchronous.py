@@ -22,7 +22,7 @@ from typing import Any
 from fovea.recipe import Recipe
 from fovea.report.metrics import group_metrics
 from fovea.rollout.engine import Engine
-from fovea.rollout.services import Cluster, Job, RolloutService, Weights, Worker, running
+from fovea.rollout.services import Cluster, Copies, Job, RolloutService, Weights, running
 from fovea.tasks.curation import Curator, Recorded
 from fovea.trainer.on_policy import NothingToTrain, placeholders, produced, why
 from fovea.trainer.update import trainable
@@ -244,7 +244,9 @@ class Asynchronous:
                 manager.published.append(context.policy_version)
         if not fresh:
             return
-        held = {name: p.detach().clone() for name, p in self.policy.named_parameters()}
+        if self.thread is None:
+            self.crew = self._crew()
+        held = {name: x.clone() for name, x in self.crew.published(self.policy).items()}
         weights = Weights(context.policy_version, held)
         if self.thread is None:
             self._start(weights, context)
@@ -264,6 +266,7 @@ class Asynchronous:
             self._tell(self.stop.set)
             self.thread.join()
             self.thread = None
+            self.crew.close()
         self.manager.scorer.close()
 
     def _tell(self, what: Callable[..., Any], *args: Any) -> None:
@@ -294,17 +297,16 @@ class Asynchronous:
             "services/stale_frac": counts.get("episodes_stale", 0) / max(1, episodes),
             "services/mixed_frac": sum(len(v) > 1 for v in versions) / max(1, len(versions)),
             "services/group_size": episodes / max(1, len(seen)),
-        }
+        } | self.crew.metrics(self.engine, self.service)
 
     # -- the services' thread -------------------------------------------------------------------------------------------------
 
     def _start(self, weights: Weights, context: Context) -> None:
-        workers = [self._worker() for _ in range(self.recipe.services.workers)]
-        for worker in workers:
-            worker.take(weights)
-        self.service = RolloutService(workers)
+        self.service = RolloutService(self.crew.workers)
+        serving = self.crew.begin(weights)
+        self.service.publish(weights)
         engine = copy.copy(self.engine)
-        engine.policy = workers[0].policy
+        engine.policy, engine.environment = self.crew.policy, self.crew.environment or engine.environment
         self.cluster = Cluster(engine, self.recipe.sampling, self.service, self.manager)
         self.cluster.context, self.looked = context, (time.monotonic(), 0.0)
         begun = threading.Event()
@@ -312,7 +314,7 @@ class Asynchronous:
         async def live() -> None:
             self.loop, self.stop = asyncio.get_running_loop(), asyncio.Event()
             begun.set()
-            parts = [self.cluster.run(), self.service.sync(), self.manager.judge(), self.stop.wait(), *(w.serve() for w in workers)]
+            parts = [self.cluster.run(), self.service.sync(), self.manager.judge(), self.stop.wait(), *serving]
             async with running(parts) as tasks:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
@@ -330,7 +332,11 @@ class Asynchronous:
         self.thread.start()
         begun.wait()
 
-    def _worker(self) -> Worker:
-        services = self.recipe.services
-        twin = self.policy.twin("bfloat16" if services.rounding == "bfloat16" else "")
-        return Worker(twin, self.recipe.sampling, services.rounding)
+    def _crew(self) -> Any:
+        """Who answers, and where environments are: in this process, or in the actors of a cluster."""
+        recipe = self.recipe
+        if recipe.engine == "local":
+            return Copies(self.policy, recipe.sampling, recipe.services)
+        from fovea.rollout.rayed import Crew
+
+        return Crew(recipe.engine, self.policy, recipe.sampling, recipe.environment, recipe.services, recipe.dtype)

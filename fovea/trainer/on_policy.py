@@ -64,6 +64,7 @@ class OnPolicy:
             raise NothingToTrain(why(seen, rounds, self.gate))
         made = produced(seen, given=False)
         metrics = group_metrics(seen) | made | placeholders(self.engine, seen) | {"time/score_s": self.scorer.waited_s - waited_s}
+        metrics |= getattr(self.engine, "metrics", dict)()
         if self.gate is not None:
             metrics |= {"group/rounds": float(rounds), "group/admitted_frac": len(kept) / len(seen)}
         return kept[: recipe.tasks_per_step], metrics

@@ -1,7 +1,7 @@
 """Values as bytes and back, without pickle: JSON for the structure, safetensors for the numbers.
 
 Tensors, arrays, pictures, mappings with any plain keys, lists, tuples, text, numbers, booleans, None, and the records of a rollout
-(`Episode` and what it holds). Anything else is refused by name.
+(`Episode` and what it holds, `Task` and `Action`). Anything else is refused by name.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load, save
 
-from fovea.types import Episode, Observation, Places, Prefix, Score, Segment, Turn
+from fovea.types import Action, Episode, Observation, Places, Prefix, Score, Segment, Task, Turn
 
-RECORDS = {kind.__name__: kind for kind in (Episode, Observation, Places, Prefix, Score, Segment, Turn)}
+RECORDS = {kind.__name__: kind for kind in (Action, Episode, Observation, Places, Prefix, Score, Segment, Task, Turn)}
 TREE = "tree"
 MODES = ("1", "L", "RGB", "RGBA")
 
