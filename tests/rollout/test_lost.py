@@ -1,0 +1,171 @@
+"""Workers and environments that go: what is asked again, what begins anew, and what is said of the rest."""
+
+import asyncio
+import sys
+
+import numpy as np
+import pytest
+
+from fovea import api
+from fovea.rollout import rayed
+from fovea.rollout.engine import TRIES, Engine, Lost
+from fovea.rollout.rayed import Ray
+from fovea.rollout.remote import Remote
+from fovea.rollout.sampling import Sampling
+from fovea.rollout.services import Answer, Question, RolloutService, Weights, running
+from fovea.trainer import wire
+from fovea.types import Action, Observation, Task, user
+from tests.rollout.simulated import simulated
+from tests.trainer.tabular import Tabular
+
+QUESTION = Question(Tabular().encode(user("a", images=0), ()), (), Sampling(), 3, 0)
+
+
+class Mortal:
+    """A worker that is gone at its first questions, and comes back with what it is given."""
+
+    def __init__(self, deaths, version=0):
+        self.deaths, self.version, self.renewals = deaths, version, []
+
+    async def answer(self, question):
+        if self.version is None:
+            raise Lost("gone")
+        if self.deaths:
+            self.deaths -= 1
+            self.version = None
+            raise Lost("gone")
+        await asyncio.sleep(1)
+        return Answer((1,), (0.0,), (0.0,), self.version, "eos")
+
+    async def renew(self, weights):
+        await asyncio.sleep(10)
+        self.version = weights.version
+        self.renewals.append(weights.version)
+
+
+async def asked(service, count=1, seconds=60):
+    async with running([service.sync()]), asyncio.timeout(seconds):
+        answers = await asyncio.gather(*(service.answer(QUESTION) for _ in range(count)))
+        await asyncio.sleep(20)
+    return answers
+
+
+def test_a_question_goes_elsewhere_and_the_worker_comes_back():
+    workers = [Mortal(deaths=1, version=3), Mortal(deaths=0, version=3)]
+    service = RolloutService(workers)
+    service.publish(Weights(3, {}))
+    answers, now = simulated(asked(service, count=2))
+    assert [a.version for a in answers] == [3, 3] and service.again == 1 and service.load == [0, 0]
+    assert workers[0].renewals == [3] and not workers[1].renewals
+    assert now < 25  # nobody waited for the ten seconds of the new worker
+
+
+def test_a_question_waits_where_everybody_has_gone():
+    service = RolloutService([Mortal(deaths=1)])
+    service.publish(Weights(0, {}))
+    (answer,), _ = simulated(asked(service))
+    assert answer.version == 0 and service.again == 1
+
+
+def test_a_question_that_nobody_survives_is_given_up():
+    service = RolloutService([Mortal(deaths=99), Mortal(deaths=99)])
+    service.publish(Weights(0, {}))
+    with pytest.raises(Lost):
+        simulated(asked(service))
+    assert service.again == TRIES - 1
+
+
+def test_strict_services_ask_nobody_with_older_weights():
+    workers = [Mortal(0, version=None), Mortal(0, version=1)]
+    service = RolloutService(workers, strict=True)
+    service.publish(Weights(2, {}))
+    answers, now = simulated(asked(service, count=4))
+    assert {a.version for a in answers} == {2} and [w.renewals for w in workers] == [[2], [2]]
+    assert now == pytest.approx(31)  # both took them at once: ten seconds, not twenty
+
+
+class Fragile:
+    """Three turns; `deaths` environments are gone at their second turn."""
+
+    deaths = 0
+
+    def reset(self, task, seed):
+        self.turns = 0
+        return Observation(messages=user(f"{seed}", images=0))
+
+    def step(self, action):
+        self.turns += 1
+        if self.turns == 2 and Fragile.deaths:
+            Fragile.deaths -= 1
+            raise Lost("the machine is gone")
+        return Observation(messages=user(f"{self.turns} {action.value}", images=0)), 1.0, self.turns == 3, False, {}
+
+
+def rolled(deaths):
+    Fragile.deaths = deaths
+    engine = Engine(Tabular(), environment=Fragile)
+    task = Task("t", "s", user("a", images=0), verifier="return")
+    (group,) = engine.rollout([task], 2, Sampling(max_new_tokens=2))
+    return group.episodes, engine.counts
+
+
+def test_an_episode_without_its_environment_begins_anew_and_is_the_same():
+    calm, _ = rolled(deaths=0)
+    struck, counts = rolled(deaths=2)
+    assert counts["again"] == 2 and counts["episodes"] == 2 and not counts["errors"]
+    for a, b in zip(calm, struck, strict=True):
+        assert a.id == b.id and len(b.segments) == 3 and [t.text for t in a.turns] == [t.text for t in b.turns]
+        assert all(x.actions.tolist() == y.actions.tolist() and x.reward == y.reward for x, y in zip(a.segments, b.segments, strict=True))
+
+
+def test_an_episode_that_loses_every_environment_says_so():
+    episodes, counts = rolled(deaths=2 * TRIES)
+    assert [e.error for e in episodes] == ["Lost: the machine is gone"] * 2 and counts["errors"] == 2 and counts["episodes"] == 2
+    assert not any(e.score.ok for e in episodes)
+
+
+def test_tasks_and_actions_travel_as_bytes():
+    task = Task("t", "s", user("a", images=0), answer=3, meta={"start": (1, 2), "goal": np.float32(0.5)})
+    sent = wire.unpack(wire.pack([task, Action("x", (1, 2), (-0.5, -1.0))]))
+    assert sent == [task, Action("x", (1, 2), (-0.5, -1.0))]
+    with pytest.raises(TypeError, match="a function cannot be sent"):
+        wire.pack(Task("t", "s", (), meta={"f": rolled}))
+
+
+def test_what_is_raised_in_a_worker_is_told_with_its_line():
+    async def fails():
+        raise ValueError("no such job")
+
+    with pytest.raises(rayed.WorkerFailed, match=r"ValueError: no such job \(.*test_lost.py:\d+ on "):
+        rayed.heard(asyncio.run(rayed.told(fails)))
+
+
+@pytest.mark.parametrize("wrong", [{"workers": 0}, {"environments": -1}, {"gpus": -0.5}])
+def test_placements_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"engine.{next(iter(wrong))} = "):
+        Ray(**wrong)
+
+
+def test_a_recipe_says_where_it_runs_and_means_the_same():
+    recipe = api.resolve("grpo", engine="ray", engine__workers=3)
+    assert recipe.engine == Ray(workers=3) and recipe.method == api.resolve("grpo").method
+    assert recipe.fingerprint() == api.resolve("grpo").fingerprint()  # a run may go on elsewhere
+    assert api.resolve("grpo", engine="ray", services__workers=2).method.behaviour == "token"
+
+
+def test_ray_that_is_absent_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"pip install 'fovea-rl\[ray\]'"):
+        rayed.connect(Ray())
+
+
+def test_environments_in_workers_have_names(monkeypatch):
+    with pytest.raises(ValueError, match="every worker makes its own"):
+        rayed.Crew(Ray(environments=1), None, Sampling(), Fragile)
+
+
+def test_services_take_their_answers_from_here_or_from_actors():
+    recipe = api.resolve("grpo", services__workers=1)
+    api.check_services(recipe.replace(engine=Ray()), Engine(Tabular()))
+    with pytest.raises(ValueError, match="engine='ray'"):
+        api.check_services(recipe.replace(engine=Remote("http://127.0.0.1:1")), Engine(Tabular()))
