@@ -45,6 +45,7 @@ NAV: dict[str, Sequence[str]] = {
         "remote.md",
         "processes.md",
         "services.md",
+        "ray.md",
         "memory.md",
         "view.md",
         "reliability.md",

@@ -33,6 +33,7 @@ PARTS: tuple[tuple[str, str, str], ...] = (
     ("peft", "lora", "adapters (LoRA)"),
     ("bitsandbytes", "gpu", "8-bit and paged optimizers, QLoRA"),
     ("diffusers", "diffusers", "`--model diffusers:NAME`"),
+    ("ray", "ray", "`--engine ray`: many machines"),
     ("trl", "bench", "the peer in `fovea bench step --vs trl`"),
 )
 PROTECTION = (

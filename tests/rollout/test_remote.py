@@ -612,7 +612,7 @@ def test_the_recipe_names_the_engine_and_switches_the_correction_on():
         ({"engine": Remote, "url": "http://a", "protocol": "grpc"}, "engine.protocol = 'grpc'; expected one of openai, sglang"),
         ({"engine": Remote, "url": "http://a", "timeout_s": 0}, "engine.timeout_s = 0"),
         ({"engine": Remote, "url": "http://me:secret@a:1"}, "engine.url holds a user or password; expected neither"),
-        ({"engine": 7}, 'engine = 7, expected "local" or a fovea.rollout.remote.Remote'),
+        ({"engine": 7}, 'engine = 7, expected "local", a fovea.rollout.remote.Remote or'),
     ],
 )
 def test_wrong_settings_are_explained(change, message):
