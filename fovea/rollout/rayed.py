@@ -240,7 +240,7 @@ def connect(where: Ray, weights: int = 0) -> tuple[ModuleType, bool]:
             "include_dashboard": False,
         }
     try:
-        ray.init(**asked, logging_level="ERROR")
+        ray.init(**asked, logging_level=logging.ERROR)
     except Exception as e:  # Ray raises plain Exception where its processes do not start in time
         hint = (
             f"is a cluster running at engine.address = {where.address!r}? `ray start --head` begins one"
