@@ -38,6 +38,8 @@ NETWORK = "network"
 """The model that is made for the simulator in `data`."""
 JUDGED = 16
 """Held-out episodes of a simulator that are played at a time."""
+FILMED = 3
+"""Those of them that are filmed in each evaluation, for the run page."""
 
 
 @dataclass(frozen=True)
@@ -577,7 +579,8 @@ def judging_engine(recipe: Recipe, policy: Any, heldout: Any, tasks: int) -> Any
     """Plays held-out episodes of a simulator in copies of its own, so that those that train go on undisturbed."""
     from fovea.rollout.vector import VectorEngine
 
-    return VectorEngine(policy, heldout.vector(max(1, min(JUDGED, tasks))), recipe.seed)
+    shown = heldout.shown() if hasattr(heldout, "shown") else heldout
+    return VectorEngine(policy, shown.vector(max(1, min(JUDGED, tasks))), recipe.seed, filmed=FILMED)
 
 
 def build_engine(recipe: Recipe, policy: Any, source: Any = None) -> Any:

@@ -173,6 +173,7 @@ class Episode:
       error: the reason when `stop` is "error".
       branches: conversations beside this one, by name, such as that of a reader who does not see the picture; not trained on.
       follows: id of the episode that this one goes on with, where a long one is cut into pieces.
+      film: what it looked like (`fovea.envs.films.Film`), of the first held-out ones of a simulator.
       home: of several processes that train together, the one that rolled it out and computes its rows.
     """
 
@@ -187,6 +188,7 @@ class Episode:
     home: int = 0
     branches: dict[str, list[Turn]] = field(default_factory=dict)
     follows: str = ""
+    film: Any = None
 
     @property
     def text(self) -> str:

@@ -213,7 +213,7 @@ def _av() -> Any:
     try:
         import av
     except ImportError as e:
-        raise ImportError("reading video files needs PyAV: pip install 'fovea-rl[video]' (a tuple of pictures needs nothing)") from e
+        raise ImportError("video files need PyAV: pip install 'fovea-rl[video]' (a tuple of pictures needs nothing)") from e
     return av
 
 

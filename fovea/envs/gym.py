@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -55,6 +56,20 @@ def vector(
         return env
 
     return SyncVectorEnv([made] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
+
+
+def renders(make: Any) -> bool:
+    """Whether a registered id makes an environment that renders pictures when asked to; nothing is made."""
+    from gymnasium.envs.registration import load_env_creator, registry
+
+    if isinstance(make, str):
+        register(make)
+    entry = registry[make].entry_point if isinstance(make, str) and make in registry else None
+    if entry is None:
+        return False
+    creator: Any = load_env_creator(entry) if isinstance(entry, str) else entry
+    able = "rgb_array" in (getattr(creator, "metadata", None) or {}).get("render_modes", ())
+    return able and "render_mode" in inspect.signature(creator).parameters
 
 
 class InWords:

@@ -27,6 +27,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from fovea.envs.films import pictures
 from fovea.envs.watched import Watched
 from fovea.images import data_uri
 from fovea.rollout.http import GUARD, Door, Refused, Reply, Request, address_of, listen, secret
@@ -346,14 +347,3 @@ def wish(said: Mapping[str, Any]) -> Wish:
         if not ok:
             raise Refused(400, f"{name} = {str(said.get(name))[:80]}; expected {expected}")
     return Wish(said["visitor"], said["seat"], None if action is None else tuple(map(float, action)), mark, said.get("slow", True), has)
-
-
-def pictures(scene: Any, obs: Any) -> dict[str, np.ndarray]:
-    """Camera -> picture, uint8 (H, W, 3): those in the observation, else what the environment renders."""
-    from fovea.envs.parts import seen_in
-
-    found = seen_in(obs, getattr(scene, "parts", ()))
-    if found:
-        return found
-    rendered = scene.render() if getattr(scene, "render_mode", None) == "rgb_array" else None
-    return {} if rendered is None else {"": np.asarray(rendered)}

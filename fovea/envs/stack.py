@@ -20,6 +20,7 @@ class Stacked(gym.Wrapper):
         space = env.observation_space
         if not isinstance(space, gym.spaces.Box):
             raise ValueError(f"observations of {type(space).__name__} cannot be stacked; expected a Box")
+        self.stacked = count
         self.seen: deque[np.ndarray] = deque(maxlen=count)
         low, high = (np.concatenate([bound] * count, axis=-1) for bound in (space.low, space.high))
         self.observation_space = gym.spaces.Box(low, high, dtype=space.dtype.type)  # type: ignore[union-attr]

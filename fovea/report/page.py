@@ -61,6 +61,7 @@ def policy(images: str) -> str:
     rules = {
         "default-src": "'none'",
         "img-src": " ".join(dict.fromkeys((images, "data:"))),
+        "media-src": images,
         "script-src": " ".join(map(_hash, _scripts())),
         "style-src": _hash(_style()),
         "base-uri": "'none'",
@@ -112,6 +113,7 @@ def _sample(reader: Reader, run: int, room: int, records: dict[str, Any], images
         except ValueError:
             continue  # named in the reader's problems
         fresh = {name: _embedded(reader, name) for name in _pictures(record) if name not in images}
+        fresh |= {name: _filmed(reader, name) for name in _films(record) if name not in images}
         size = len(dumped(record)) + sum(len(uri or "") + 80 for uri in fresh.values())
         if size > room and picked:
             break
@@ -137,6 +139,16 @@ def _pictures(record: Mapping[str, Any]) -> list[str]:
     turns = [t for e in record["episodes"] for t in e.get("turns") or [] if isinstance(t, dict)]
     shown = [*record["images"], *(i for t in turns for i in (*(t.get("images") or []), t.get("drawn")))]
     return list(dict.fromkeys(str(i.get("file")) for i in shown if isinstance(i, dict)))
+
+
+def _films(record: Mapping[str, Any]) -> list[str]:
+    return [str(e["film"].get("file")) for e in record["episodes"] if isinstance(e.get("film"), dict)]
+
+
+def _filmed(reader: Reader, name: str) -> str | None:
+    """A film as a data URI; None where there is none."""
+    found = reader.film(name)
+    return f"data:video/mp4;base64,{base64.b64encode(found).decode()}" if found else None
 
 
 def _embedded(reader: Reader, name: str) -> str | None:

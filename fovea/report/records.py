@@ -19,7 +19,7 @@ from typing import Any
 from fovea.report.metrics import NOISE
 
 ROLLOUTS = re.compile(r"([a-z]+)-(\d+)\.jsonl")
-PICTURE = re.compile(r"[0-9a-f]+\.png")
+PICTURE, FILM = re.compile(r"[0-9a-f]+\.png"), re.compile(r"[0-9a-f]+\.mp4")
 REACH, PLACES, LABEL = 1e6, 200, 60
 """Farthest pixel of a place, how many places of one answer are drawn, characters of a label."""
 LARGEST = sys.float_info.max
@@ -149,6 +149,10 @@ class Reader:
     def picture(self, name: str) -> bytes | None:
         """The bytes of a logged picture."""
         return _bytes(self.path / "rollouts" / "images" / name) or None if PICTURE.fullmatch(name) else None
+
+    def film(self, name: str) -> bytes | None:
+        """The bytes of a filmed episode."""
+        return _bytes(self.path / "rollouts" / "films" / name) or None if FILM.fullmatch(name) else None
 
     def _text(self, name: str) -> str:
         return _bytes(self.path / name).decode("utf-8", errors="replace")

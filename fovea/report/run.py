@@ -5,6 +5,7 @@
     metrics.jsonl                            one JSON object per step
     rollouts/step-000120.jsonl               a sample of that step's groups; eval-000120.jsonl for held-out ones
     rollouts/images/<hash>.png               each picture once
+    rollouts/films/<hash>.mp4                a few held-out episodes of a simulator, from every evaluation
     events.out.tfevents...                   the numbers for TensorBoard
     report.html                              the run page
 
@@ -24,6 +25,7 @@ import platform
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,15 +35,18 @@ from fovea.report.events import Events
 from fovea.report.sinks import Sinks
 from fovea.secrets import masked, masked_command
 from fovea.types import Episode, Group, Message, Places, Segment
-from fovea.video import Video, still
+from fovea.video import Video, still, write_clip
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from fovea.batch import Batch
+    from fovea.envs.films import Film
 
 PACKAGES = ("fovea-rl", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "rich")
 WALL = "time/wall_s"
+FILM_SIDE = 128
+"""Films of smaller pictures are enlarged to about so many pixels."""
 
 Units = Mapping[int, Mapping[str, list[float]]]
 """Streams of a segment by name, by `id(segment)`."""
@@ -80,6 +85,7 @@ class RunFolder:
         self._writer: Events | None = None
         self._sinks = Sinks(sinks, self.path, lambda: json.loads((self.path / "config.json").read_text(encoding="utf-8")))
         self._tokens: dict[int, str] = {}
+        self._unfilmed = False
         self._recall()
 
     @property
@@ -290,6 +296,7 @@ class RunFolder:
             ],
             "segments": [self._segment_record(seg, policy, units.get(id(seg), {})) for seg in e.segments],
             **({"branches": branches} if branches else {}),
+            **({"film": film} if e.film is not None and (film := self._save_film(e.film)) else {}),
         }
 
     def _segment_record(self, s: Segment, policy: Any, streams: Mapping[str, list[float]]) -> dict[str, Any]:
@@ -312,6 +319,27 @@ class RunFolder:
             words = getattr(policy, "decode_text", None)  # a simulator's actions are numbers
             self._tokens[token] = words([token], skip_special=False) if words else f"{token} "
         return self._tokens[token]
+
+    def _save_film(self, film: Film) -> dict[str, Any] | None:
+        """None where there was nothing to see, or no PyAV, which is said once."""
+        if not film.frames or self._unfilmed:
+            return None
+        import numpy as np
+
+        frames = np.stack(film.frames)
+        # so large that colours at half the resolution do not smear
+        frames = frames.repeat(scale := -(-FILM_SIDE // max(frames.shape[1:3])), 1).repeat(scale, 2)
+        file = self.rollouts_path / "films" / f"{hashlib.sha256(str(frames.shape).encode() + frames.tobytes()).hexdigest()[:16]}.mp4"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with replacing(file) as aside:
+                    write_clip(aside, frames, film.fps, quality=24, every=50)
+            except ImportError as e:
+                self._unfilmed = True
+                warnings.warn(f"held-out episodes are not filmed: {e}", stacklevel=2)
+                return None
+        return {"file": file.name, "width": frames.shape[2], "height": frames.shape[1], "frames": len(frames), "fps": film.fps}
 
     def _save_image(self, shown: Image | Video) -> dict[str, Any]:
         image = still(shown)

@@ -44,6 +44,7 @@ class App:
             "/news": self.news,
             "/record": self.record,
             "/picture": self.picture,
+            "/film": self.film,
         }
 
     def admit(self, request: Request) -> None:
@@ -89,17 +90,24 @@ class App:
 
     async def picture(self, request: Request) -> Reply:
         name = request.query.get("name", "")
-        data = self.readers[self._run(request)].picture(name)
-        if data is None:
-            raise Refused(404, f"rollouts/images has no picture {name!r}")
-        # a picture is named by its content, so that a browser may keep it
-        return Reply(data, "image/png", headers={**GUARD, "Cache-Control": "private, max-age=86400, immutable"})
+        return _kept(self.readers[self._run(request)].picture(name), "image/png", f"rollouts/images has no picture {name!r}")
+
+    async def film(self, request: Request) -> Reply:
+        name = request.query.get("name", "")
+        return _kept(self.readers[self._run(request)].film(name), "video/mp4", f"rollouts/films has no film {name!r}")
 
     def _run(self, request: Request) -> int:
         text = request.query.get("run", "0")
         if not text.isdecimal() or int(text) >= len(self.readers):
             raise Refused(404, f"no run {text}; there are {len(self.readers)}, counted from 0")
         return int(text)
+
+
+def _kept(data: bytes | None, kind: str, absent: str) -> Reply:
+    """What is named by its content, so that a browser may keep it."""
+    if data is None:
+        raise Refused(404, absent)
+    return Reply(data, kind, headers={**GUARD, "Cache-Control": "private, max-age=86400, immutable"})
 
 
 def _json(value: Any) -> Reply:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fovea.envs.films import Camera, Film, fps_of
 from fovea.rollout.given import check_members
 from fovea.rollout.sampling import Sampling, address, uniforms
 from fovea.types import Context, Episode, Group, Score, Segment, Task, Turn
@@ -112,6 +113,7 @@ class VectorEngine:
       senses: where the policy learns what to normalise observations by (`fovea.policies.pixel.Senses`); renewed before a rollout, so that
         the policy that acts is the one that the following update sees.
       options: of every `reset`.
+      filmed: how many of a rollout's episodes, the first ones, become films (`fovea.envs.films`).
 
     Attributes:
       lost: episodes of a stream that could not be taken up again.
@@ -125,6 +127,7 @@ class VectorEngine:
         max_steps: int | None = None,
         senses: Any = None,
         options: Mapping[str, Any] | None = None,
+        filmed: int = 0,
     ):
         mode = getattr(envs, "metadata", {}).get("autoreset_mode")
         if getattr(mode, "name", str(mode)) != "DISABLED":
@@ -133,7 +136,7 @@ class VectorEngine:
                 "after a cut: make it with fovea.envs.gym.vector or vector_kwargs={'autoreset_mode': AutoresetMode.DISABLED}"
             )
         self.policy, self.envs, self.seed, self.max_steps, self.senses = policy, envs, seed, max_steps, senses
-        self.options = dict(options or {})
+        self.options, self.camera = dict(options or {}), Camera(filmed)
         self.counts: Counter[str] = Counter()
         self._slots: list[Slot | None] = [None] * envs.num_envs
         self._obs: Any = None
@@ -167,6 +170,8 @@ class VectorEngine:
             for g, role in enumerate(roles):
                 episode = Episode(id=f"{context.step}/{name}/{g}", task=task, role="sample" if g < group_size else role)
                 group.episodes.append(episode)
+                if len(slots) < self.camera.count:
+                    episode.film = Film(fps_of(self.envs.envs[0]))
                 slots.append((Slot(episode, address(self.seed, context.step, attempt, name, g)), self._start(task, context, attempt, name)))
             groups.append(group)
         greedy = {id(slot) for (slot, _), role in zip(slots, roles * len(tasks), strict=True) if role == "greedy"}
@@ -174,10 +179,12 @@ class VectorEngine:
         self._slots, self._playing = [None] * self.envs.num_envs, [None] * self.envs.num_envs
         while queue or any(self._slots):
             self._fill(lambda _: queue.pop() if queue else None)
+            self._film(range(len(self._slots)))
             for e, stop, next_obs in self._step(greedy):
                 slot = self._slots[e]
                 assert slot is not None
                 slot.close(stop, next_obs)
+                self._film([e])
                 self._slots[e] = None
                 done, steps = done + 1, steps + slot.n
                 if on_progress is not None:
@@ -225,6 +232,13 @@ class VectorEngine:
                     self._slots[e] = self._playing[e] = None
         self._observe(groups)
         return groups
+
+    def _film(self, which: Iterable[int]) -> None:
+        """This moment of the copies whose episodes are filmed."""
+        for e in which:
+            slot = self._slots[e]
+            if slot is not None and slot.episode.film is not None:
+                self.camera.look(slot.episode.film, self.envs.envs[e], self._obs[e])
 
     def _renew(self) -> None:
         if self.senses is not None:

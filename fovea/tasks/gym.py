@@ -122,6 +122,12 @@ class Gym:
         """The task of episodes that follow one another and start wherever the run says."""
         return Task(self.name, self.name, (), verifier="return")
 
+    def shown(self) -> Self:
+        """The same, made to render pictures where it can: what sees numbers is to be looked at."""
+        from fovea.envs.gym import renders
+
+        return replace(self, kwargs={"render_mode": "rgb_array", **self.kwargs}) if renders(self.make) else self
+
     def vector(self, count: int) -> Any:
         """`count` copies in lock-step.
 

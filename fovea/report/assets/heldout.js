@@ -43,8 +43,8 @@ function journey(history, update) {
       const [left, right] = difference(first.episodes[0].text || "", last.episodes[0].text || "");
       const at = (rec) => (rec.places ? rec.places.said[0] : []), places = last.places && { true: last.places.true, said: [at(first), at(last)] };
       const both = { ...last, places, episodes: [first.episodes[0], last.episodes[0]] };
-      show(el, pictures(b.run, both, [0, 1], ["was", "now"]), h("div", { class: "body" }, h("p", { class: "tag" }, b.source), question(last.prompt), gold(last),
-        said(a, left, "gone"), a === b ? null : said(b, right, "new"), dots));
+      show(el, last.images.length ? pictures(b.run, both, [0, 1], ["was", "now"]) : null, h("div", { class: "body" }, h("p", { class: "tag" }, b.source), question(last.prompt), gold(last),
+        said(a, left, "gone", film(a.run, first.episodes[0])), a === b ? null : said(b, right, "new", film(b.run, last.episodes[0])), dots));
     } catch (e) {
       show(el, h("div", { class: "body" }, h("p", { class: "tag" }, b.source), h("p", { class: "problem" }, b.task + " cannot be shown: " + e.message), dots));
     }
@@ -52,5 +52,5 @@ function journey(history, update) {
   return el;
 }
 
-const said = (g, words, kind) => h("div", { class: "said " + verdictOf(g.episodes[0]) }, h("b", null, "step " + whole(g.step)),
+const said = (g, words, kind, shown) => h("div", { class: "said " + verdictOf(g.episodes[0]) }, h("b", null, "step " + whole(g.step)), shown, shown && !words.length ? null :
   h("p", null, words.length ? words.map(([text, both]) => (both ? tagged(text) : h(kind === "new" ? "ins" : "del", null, tagged(text)))) : h("em", null, "(nothing)")));

@@ -199,6 +199,20 @@ function picture(run, image, overlay, labels) {
   return frame;
 }
 
+// A filmed episode of a simulator, with what became of it.
+function film(run, e) {
+  if (!e.film || typeof e.film !== "object") return null;
+  const url = filmURL(run, String(e.film.file)), { width, height, fps } = e.film, { success } = e.parts || {};
+  const words = [known(success) ? (success > 0 ? "success" : "no success") : "", known(e.score) ? "return " + number(e.score) : "", known(e.length) ? whole(e.length) + " steps" : ""];
+  const caption = h("figcaption", null, words.filter(Boolean).join(", "), e.stop === "cut" ? ", cut off" : "");
+  if (!url) return h("figure", { class: "film" }, h("div", { class: "missing" }, "film " + e.film.file + " is not in this file"), caption);
+  const shown = h("video", { src: url, width, height, controls: true, loop: true, playsinline: true, preload: "auto", title: known(fps) ? number(fps) + " frames a second" : null });
+  shown.muted = true;
+  shown.autoplay = !matchMedia("(prefers-reduced-motion: reduce)").matches;
+  shown.addEventListener("error", () => shown.replaceWith(h("div", { class: "missing" }, "film " + e.film.file + " cannot be played here")));
+  return h("figure", { class: "film" }, shown, caption);
+}
+
 // The pictures of a task with the expected places and those that some episodes named drawn on the one they are about.
 function pictures(run, rec, which, classes) {
   const { true: gold, said } = rec.places || { true: [], said: [] };
@@ -255,7 +269,7 @@ function answer(g, rec, e, k, off, group) {
   return h("div", { class: "answer " + verdict + (off ? " off" : ""), data: { episode: k }, onpointerenter: () => lit(true), onpointerleave: () => lit(false) },
     h("div", { class: "top" }, h("b", { class: "score" }, known(e.score) ? e.score.toFixed(2) : "unscored"), e.role && e.role !== "sample" ? h("span", { class: "role" }, e.role) : null,
       h("span", { class: "stop" + (isOdd(e.stop) ? " odd" : "") }, e.stop), h("span", { class: "count" }, e.length)),
-    turns(g, e), branches(e), why ? h("p", { class: "reason" }, why) : null,
+    film(g.run, e), turns(g, e), branches(e), why ? h("p", { class: "reason" }, why) : null,
     reward.length ? h("ul", { class: "parts" }, reward.map(([name, v]) => {
       const bar = h("b");
       bar.style.width = Math.min(1, Math.max(0, v)) * 100 + "%";
@@ -277,7 +291,7 @@ function turns(g, e) {
     if (k && (seen.length || words)) out.push(h("div", { class: "env" }, words ? h("p", null, words) : null, seen.length ? h("div", { class: "seen" }, seen) : null));
     const own = placed ? tokens.filter((t) => t.turn === k) : k ? [] : tokens;
     if (turn.drawn) out.push(h("div", { class: "seen" }, picture(g.run, turn.drawn)));
-    const text = own.length ? own.map((t) => token(t, reach)) : tokens.length ? null : turn.text || (k ? "" : e.text) || (turn.drawn ? "" : h("em", null, "(nothing)"));
+    const text = own.length ? own.map((t) => token(t, reach)) : tokens.length ? null : turn.text || (k ? "" : e.text) || (turn.drawn || e.film ? "" : h("em", null, "(nothing)"));
     if (text) out.push(h("div", { class: "text" }, text, known(turn.reward) && turn.reward ? h("em", { class: "rest" }, " reward " + number(turn.reward)) : null));
   }
   return out;

@@ -92,6 +92,7 @@ function record(group) {
   }
   return records.get(group.key);
 }
+const filmURL = (run, name) => (SERVED ? "/film?" + new URLSearchParams({ run: run.id, name }) : DATA.images[name]);
 const pictureURL = (run, name) => (SERVED ? "/picture?" + new URLSearchParams({ run: run.id, name }) : DATA.images[name]);
 
 function explain(name) {
