@@ -167,7 +167,7 @@ def _train(recipe: Recipe, start: Start, on_step: OnStep | None, quiet: bool, te
         collector = build_collector(recipe, policy, source, engine, scorer, team, path)
         console: Any = team.only_main(Console, recipe, recipe.steps, quiet=quiet)
         tasks = heldout_tasks(heldout, recipe.eval_tasks)
-        judge = judging_engine(recipe, policy, heldout, len(tasks)) if simulated(source) else engine
+        judge = judging_engine(recipe, policy, heldout, len(tasks), FILMED) if simulated(source) else engine
 
         def assess(progress: Any) -> tuple[dict[str, float], list[Any]]:
             result = run_evaluation(
@@ -575,12 +575,12 @@ def own_parts(recipe: Recipe) -> dict[str, Any]:
     return parts
 
 
-def judging_engine(recipe: Recipe, policy: Any, heldout: Any, tasks: int) -> Any:
-    """Plays held-out episodes of a simulator in copies of its own, so that those that train go on undisturbed."""
+def judging_engine(recipe: Recipe, policy: Any, heldout: Any, tasks: int, filmed: int = 0) -> Any:
+    """Plays held-out episodes of a simulator in copies of its own, so that those that train go on undisturbed; the first are filmed."""
     from fovea.rollout.vector import VectorEngine
 
-    shown = heldout.shown() if hasattr(heldout, "shown") else heldout
-    return VectorEngine(policy, shown.vector(max(1, min(JUDGED, tasks))), recipe.seed, filmed=FILMED)
+    shown = heldout.shown() if filmed and hasattr(heldout, "shown") else heldout
+    return VectorEngine(policy, shown.vector(max(1, min(JUDGED, tasks))), recipe.seed, filmed=filmed)
 
 
 def build_engine(recipe: Recipe, policy: Any, source: Any = None) -> Any:
