@@ -121,4 +121,10 @@ CLAIM = Claim(
     minutes=4.0,
     tuning="the start: step size, share of wrong heights and the form of the reader's prompt, until its reader was right in nine of ten "
     "tasks; nine steps of `split` with seed 100 were watched",
+    notes=(
+        "The asked height is in .94 of the descriptions that are paid for and in .47 of GRPO's, whose answers are right where the hint is. "
+        "Where every hint is wrong, the additive form answers .70 right, `multi` .68, the decoupled form .34, GRPO .01: descriptions and "
+        "answers that share an advantage learn to go together.",
+        "Two questions to the reader make the fullest descriptions (.95 of all heights), and answers that follow the hint nevertheless.",
+    ),
 )
