@@ -72,8 +72,9 @@ def test_a_move_is_the_hands_own():
     env.reset(seed=0)
     env.unwrapped.hand = pose(np.zeros(3), np.array([0, 0, np.pi / 2]))
     env._told(env.unwrapped.look())
-    env.step(np.array([1.0, 0, 0, 0, 0, 0, 0]))
+    seen = env.step(np.array([1.0, 0, 0, 0, 0, 0, 0]))[0]
     assert np.allclose(env.unwrapped.hand[:3, 3], [0, REACH, 0]), "its x is the base's y"
+    assert np.allclose(seen[6:9], [1, 0, 0]), "and it feels itself move along its x"
     assert np.allclose(env.inward(np.array([0, 1.0, 0, 0, 0, 1.0, 0.5])), [1, 0, 0, 0, 0, 1, 0.5])
 
 
