@@ -54,6 +54,14 @@ def user(text: str, images: int = 1, videos: int = 0) -> tuple[Message, ...]:
     return ({"role": "user", "content": [*shown, {"type": "text", "text": text}]},)
 
 
+def begun(messages: Sequence[Message]) -> str:
+    """The answer that the messages already begin: the text of the last one where it is the assistant's, else ""."""
+    if not messages or messages[-1]["role"] != "assistant":
+        return ""
+    content = messages[-1]["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
 @dataclass(frozen=True)
 class Context:
     """Where training stands; the only clock that verifiers, samplers and methods may read."""
@@ -75,7 +83,8 @@ class Context:
 class Observation:
     """What the policy is shown. Language policies read `messages` and `images`; others read `array`.
 
-    `append` says that `messages` continue the conversation so far; otherwise they replace it (a trimmed history).
+    `append` says that `messages` continue the conversation so far; otherwise they replace it (a trimmed history). Where the last message is
+    the assistant's, the policy goes on with that answer: it is part of the turn's text, and was not chosen by the policy.
     """
 
     messages: tuple[Message, ...] = ()

@@ -29,7 +29,7 @@ from fovea.images import rgb
 from fovea.policies import clips
 from fovea.policies.families import FAMILIES
 from fovea.policies.pictures import Picture, normalisation, read_settings
-from fovea.types import Message, Prefix
+from fovea.types import Message, Prefix, begun
 from fovea.video import Video, existing
 
 ANSWER = "\x00answer\x00"
@@ -238,13 +238,18 @@ class Processor:
                 "Observation(append=False))"
             )
         opening = [{"role": "user", "content": [{"type": "text", "text": "."}]}]
-        text = self.render([*opening, {"role": "assistant", "content": [{"type": "text", "text": ANSWER}]}, *messages])
+        closed = {"role": "assistant", "content": [{"type": "text", "text": ANSWER}]}
+        text = self.render([*opening, closed, *messages]) if messages else self._rendered([*opening, closed])
         return self.tokenizer(text.split(ANSWER, 1)[1], add_special_tokens=False)["input_ids"]
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The chat template's text, one placeholder per image, ending with the generation prompt."""
+        """The chat template's text, one placeholder per image, ending with the generation prompt and the answer that is begun, if any."""
+        opened = begun(messages)
+        return self._rendered(messages[:-1], opened) if opened else self._rendered(messages)
+
+    def _rendered(self, messages: Sequence[Message], opened: str = "") -> str:
         parts = [{**m, "content": _parts(m["content"])} for m in messages]
-        text = self.tokenizer.apply_chat_template(parts, tokenize=False, add_generation_prompt=True)
+        text = self.tokenizer.apply_chat_template(parts, tokenize=False, add_generation_prompt=True) + opened
         return self.family.frame(text, self.placeholder, self.tokenizer.bos_token) if self.family.frame else text
 
     def picture(self, image: Image.Image, alone: bool = True, key: str | None = None) -> Picture:

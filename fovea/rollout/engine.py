@@ -28,7 +28,7 @@ from fovea.envs.answer import Answer
 from fovea.rollout import programs
 from fovea.rollout.given import check_members, given_ids, gold_text
 from fovea.rollout.sampling import Sampling, address, logp_of, sample, uniforms
-from fovea.types import Action, Context, Environment, Episode, Group, Message, Observation, Prefix, Score, Segment, Task, Turn
+from fovea.types import Action, Context, Environment, Episode, Group, Message, Observation, Prefix, Score, Segment, Task, Turn, begun
 
 Program = Callable[[Task, "Actor", Any], Awaitable[None]]
 Progress = Callable[[int, int, int], None]
@@ -234,7 +234,7 @@ class Actor:
         finally:
             self._busy = False
         ids = tuple(units.ids[call.start :])
-        text = self._rollout.policy.decode_text(ids)
+        text = begun(observation.messages) + self._rollout.policy.decode_text(ids)
         units.reward.append(0.0)
         self._episode.turns.append(Turn(text=text, observation=observation, stop=stop))
         self._episode.stop = stop

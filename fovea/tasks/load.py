@@ -430,7 +430,8 @@ class _Reader:
         return value.get(inner) if isinstance(value, Mapping) else None
 
     def _is_extra(self, key: str, value: Any) -> bool:
-        return key not in self.used and isinstance(value, str | int | float | bool)
+        said = isinstance(value, list) and all(isinstance(v, str) for v in value)
+        return key not in self.used and (said or isinstance(value, str | int | float | bool))
 
     def _shown(self, row: Row) -> list[Picture | Footage]:
         there = [name for name in MARKS if name in self.columns]

@@ -19,6 +19,7 @@ SOURCES: dict[str, str] = {
     "cards": "fovea.tasks.cards:Deals",
     "desk": "fovea.tasks.desk:Jobs",
     "house": "fovea.tasks.house:Walks",
+    "marks": "fovea.tasks.marks:Marks",
     "robot": "fovea.tasks.robots:Robots",
     "demos": "fovea.tasks.demos:Demonstrations",
     "seeds": "fovea.tasks.seeds:Seeds",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fovea.types import Task, Verifier
-from fovea.verifiers import answers, detection, drawn, permutation
+from fovea.verifiers import answers, detection, drawn, grounded, permutation
 from fovea.verifiers.core import FunctionVerifier, PerEpisode, Unscorable, With, as_score, function
 from fovea.verifiers.form import cosine_length, format, length, random, repetition
 from fovea.verifiers.mathematics import math
@@ -29,6 +29,7 @@ VERIFIERS: dict[str, Callable[..., Verifier]] = {
     **detection.FACTORIES,
     **permutation.FACTORIES,
     **drawn.FACTORIES,
+    **grounded.FACTORIES,
     "math": math,
     "program": program,
     "format": format,

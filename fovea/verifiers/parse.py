@@ -270,6 +270,27 @@ def parse_numbers(value: Any, count: int) -> tuple[float, ...] | None:
     return tuple(numbers[-count:]) if len(numbers) >= count else None
 
 
+_POINT = re.compile(r"\(\s*(-?\d{1,9})\s*,\s*(-?\d{1,9})\s*\)")
+
+
+def cited_points(text: str) -> list[tuple[re.Match[str], tuple[int, int]]]:
+    """Every "(x, y)" of two whole numbers, in the order of the text: where it stands, and the numbers."""
+    return [(m, (int(m[1]), int(m[2]))) for m in _POINT.finditer(text)]
+
+
+def called_point(call: str) -> tuple[int, int] | None:
+    """The point of a tool call in JSON: the list ``[x, y]``, or the one that is "coordinate" of its "arguments"; None for all else."""
+    try:
+        value = json.loads(call[:READ])
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(value, Mapping):
+        arguments = value.get("arguments")
+        value = arguments.get("coordinate") if isinstance(arguments, Mapping) else None
+    whole = isinstance(value, list) and len(value) == 2 and all(type(v) is int and abs(v) < 10**9 for v in value)
+    return (value[0], value[1]) if whole else None
+
+
 # -- items --------------------------------------------------------------------------------------------------------------------
 
 

@@ -1,10 +1,12 @@
+import dataclasses
+
 import pytest
 from PIL import Image
 
 from fovea.envs.zoom import Zoom, fit
 from fovea.rollout.engine import Engine
 from fovea.rollout.sampling import Sampling
-from fovea.types import Action, Task, user
+from fovea.types import Action, Task, begun, user
 from tests.rollout.fake_policy import IMAGE, FakePolicy, scripted
 
 
@@ -82,3 +84,86 @@ def test_a_task_without_a_picture_is_named():
 
 def test_fit_scales_the_longest_side():
     assert fit(picture(), 10).size == (10, 5) and fit(picture(), 0).size == (40, 20) and fit(picture(1000, 1), 10).size == (10, 1)
+
+
+# -- looks at points ------------------------------------------------------------------------------------------------------------
+
+
+def at(x, y):
+    return Action(f"<think>there</think><tool_call>[{x}, {y}]</tool_call>")
+
+
+def test_a_look_at_a_point_shows_its_surroundings_less_what_is_outside():
+    env = Zoom(looks=3, offset=50, crop=96)
+    env.reset(task(picture(1000, 800)), 0)
+    seen, reward, terminated, _, info = env.step(at(20, 790))
+    assert info["box"] == (0, 740, 70, 800) and seen.images[0].size == (96, 96) and (reward, terminated) == (0.0, False)
+    assert env.step(Action('<tool_call>{"name": "crop", "arguments": {"coordinate": [500, 400]}}</tool_call>'))[4]["box"] == (
+        450,
+        350,
+        550,
+        450,
+    )
+    assert [p.get("text", "picture") for p in seen.messages[0]["content"]] == ["<observation>", "picture", "</observation>"]
+
+
+def test_points_are_of_the_picture_as_shown_and_crops_of_the_first_one_at_its_own_size():
+    env = Zoom(looks=2, side=20, offset=5)
+    env.reset(task(), 0)
+    seen, *_, info = env.step(at(15, 7))
+    assert info["box"] == (20, 4, 40, 20) and seen.images[0].size == (20, 20)
+    assert env.step(at(15, 7))[4]["box"] == info["box"]  # a crop of the picture, never of a crop
+
+
+def test_a_dot_marks_the_point_in_the_crop_and_not_in_the_picture():
+    env, image = Zoom(looks=2, offset=50, crop=100, dot=True), Image.new("RGB", (200, 200), "white")
+    env.reset(task(image), 0)
+    crop = env.step(at(100, 100))[0].images[0]
+    assert crop.getpixel((50, 50)) == crop.getpixel((50, 45)) == (255, 0, 0) and crop.getpixel((50, 60)) == (255, 255, 255)
+    assert env.step(at(10, 100))[0].images[0].getpixel((17, 50)) == (255, 0, 0)  # 60 pixels wide, resized to 100
+    assert image.getcolors() == [(40000, (255, 255, 255))]
+
+
+def test_after_the_last_look_the_answer_is_begun_and_ends_the_episode():
+    env = Zoom(looks=2, offset=4)
+    env.reset(task(), 0)
+    first, last = (env.step(at(9, 9))[0] for _ in range(2))
+    assert len(first.messages) == 1 and begun(first.messages) == ""
+    assert begun(last.messages) == "<think>the answer is</think><answer>"
+    assert env.step(at(9, 9))[2] is True
+
+
+@pytest.mark.parametrize(
+    "said", ["<tool_call>(1, 2)</tool_call>", "<tool_call>[1, 2.5]</tool_call>", "<answer>red</answer>", "<zoom>0,0,9,9</zoom>"]
+)
+def test_what_is_no_call_ends_the_episode(said):
+    env = Zoom(looks=2, offset=4)
+    env.reset(task(), 0)
+    assert env.step(Action(said))[2] is True
+
+
+def test_the_prompt_explains_the_tool_only_by_name():
+    assert Zoom(offset=4).reset(task(), 0).messages == user("q")
+    text = Zoom(offset=4, looks=3, tool="crop").reset(task(), 0).messages[-1]["content"][-1]["text"]
+    assert '{"name": "crop", "arguments": {"coordinate": [x, y]}}' in text and "at most 3 times" in text and "40 wide" in text
+
+
+@pytest.mark.parametrize("options", [{"offset": 4, "history": "trim"}, {"dot": True}, {"tool": "crop"}, {"offset": -1}, {"looks": -1}])
+def test_options_that_do_not_fit_are_named(options):
+    with pytest.raises(ValueError, match=next(k for k in ("history", *options) if k in options)):
+        Zoom(**options)
+
+
+def test_gold_members_say_the_tasks_turns_less_what_is_begun():
+    said = ("<think>a (9, 9).</think><tool_call>[9, 9]</tool_call>", "<think>b</think><answer>red</answer>")
+    shown = dataclasses.replace(task(), meta={"turns": said})
+    engine = Engine(FakePolicy(), environment=lambda: Zoom(looks=1, offset=4))
+    (group,) = engine.rollout([shown], 0, Sampling(max_new_tokens=60), members=("gold",))
+    (episode,) = group.episodes
+    assert not episode.error and [t.text for t in episode.turns] == [said[0], "<think>the answer is</think><answer>red</answer>"]
+    first, last = episode.segments
+    assert bytes(first.actions[:-1].tolist()).decode() == said[0] and bytes(last.actions[:-1].tolist()).decode() == "red</answer>"
+    (short,) = engine.rollout([dataclasses.replace(shown, meta={"turns": said[:1]})], 0, Sampling(max_new_tokens=60), members=("gold",))
+    assert "has 1 turns, and turn 2 is asked for" in short.episodes[0].error
+    (plain,) = engine.rollout([task()], 0, Sampling(max_new_tokens=60), members=("gold",))
+    assert plain.episodes[0].text == "<answer>red</answer>"

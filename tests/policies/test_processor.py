@@ -129,6 +129,15 @@ def test_an_appended_turn_is_what_the_template_would_have_written(policy):
     assert parts[-len(policy.encode_append(reply)) :][0] in policy.eos_ids
 
 
+def test_an_answer_that_is_begun_goes_on_where_it_is(policy):
+    asked, opened = user("q", 0), ({"role": "assistant", "content": [{"type": "text", "text": "<think>so</think><answer>"}]},)
+    begun = policy.encode((*asked, *opened)).data.ids.tolist()
+    assert begun == [*policy.encode(asked).data.ids.tolist(), *policy.encode_text("<think>so</think><answer>")]
+    assert policy.encode_append((*asked, *opened)) == [*policy.encode_append(asked), *policy.encode_text("<think>so</think><answer>")]
+    closed = policy.encode((*asked, *opened, *asked)).data.ids.tolist()
+    assert closed[: len(begun)] == begun and closed[len(begun)] in policy.eos_ids
+
+
 def test_an_appended_image_is_refused(policy):
     with pytest.raises(ValueError, match="new prefix"):
         policy.encode_append(user("look", 1))
