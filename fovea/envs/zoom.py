@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from fovea.rollout.given import gold_text
 from fovea.types import Action, Message, Observation, Task, begun, user
+from fovea.verifiers.grounded import CALLED, SEEN
 from fovea.verifiers.parse import called_point, tagged
 from fovea.video import Video
 
@@ -45,6 +46,7 @@ class Zoom:
         (0: looks are at boxes).
       crop: side in pixels to which that square is resized, also where it was cut at an edge (0: the longest side of the picture as shown).
       dot: a red dot at the point.
+      call, seen: the tags around calls and crops.
       tool: name of the tool in the prompt, which explains the form of a reply; "" says nothing, for a model that has learned the form.
     """
 
@@ -58,6 +60,8 @@ class Zoom:
         crop: int = 0,
         dot: bool = False,
         tool: str = "",
+        call: str = CALLED,
+        seen: str = SEEN,
     ):
         if history not in ("append", "trim"):
             raise ValueError(f"history = {history!r}; expected 'append' or 'trim'")
@@ -70,7 +74,7 @@ class Zoom:
                 f"history = {history!r} with offset = {offset}; expected 'append', as thoughts about points build on each other"
             )
         self.history, self.looks, self.side, self.invalid_reward = history, looks, side, invalid_reward
-        self.offset, self.crop, self.dot, self.tool = offset, crop, dot, tool
+        self.offset, self.crop, self.dot, self.tool, self.call, self.seen = offset, crop, dot, tool, call, seen
 
     def reset(self, task: Task, seed: int) -> Observation:
         first = task.images[0] if task.images else None
@@ -85,7 +89,7 @@ class Zoom:
         size = {"width": self.shown.width, "height": self.shown.height}
         if not self.offset:
             return HOW.format(**size)
-        return HOW_POINTS.format(looks=self.looks, call=point_call(("x", "y"), self.tool), **size) if self.tool else ""
+        return HOW_POINTS.format(looks=self.looks, call=point_call(("x", "y"), self.tool, self.call), **size) if self.tool else ""
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         corners = self._corners(str(action.value))
@@ -124,7 +128,7 @@ class Zoom:
         if not self.offset:
             call = CALL.search(said)
             return [number(x) for x in call.groups()] if call else None
-        point = called_point(tagged(said, "tool_call") or "")
+        point = called_point(tagged(said, self.call) or "")
         return [point[0] - self.offset, point[1] - self.offset, point[0] + self.offset, point[1] + self.offset] if point else None
 
     def _around(self, box: tuple[int, int, int, int], corners: list[float]) -> Observation:
@@ -136,7 +140,7 @@ class Zoom:
             colour, radius = DOT
             ImageDraw.Draw(crop).ellipse([x - radius * across, y - radius * down, x + radius * across, y + radius * down], fill=colour)
         side = self.crop or max(self.shown.size)
-        shown = [{"type": "text", "text": "<observation>"}, {"type": "image"}, {"type": "text", "text": "</observation>"}]
+        shown = [{"type": "text", "text": f"<{self.seen}>"}, {"type": "image"}, {"type": "text", "text": f"</{self.seen}>"}]
         messages: tuple[Message, ...] = ({"role": "user", "content": shown},)
         if self.left == 0:
             messages += ({"role": "assistant", "content": [{"type": "text", "text": f"<think>{LAST}</think><answer>"}]},)
@@ -154,7 +158,7 @@ class Zoom:
         return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
 
 
-def point_call(point: tuple[object, object], tool: str = "") -> str:
+def point_call(point: tuple[object, object], tool: str = "", call: str = CALLED) -> str:
     """The call for a look at a point: of the tool by name, or the point alone.
 
     >>> point_call((10, 20), "search_coordinate")
@@ -162,7 +166,7 @@ def point_call(point: tuple[object, object], tool: str = "") -> str:
     """
     at = f"[{point[0]}, {point[1]}]"
     named = f'{{"name": {json.dumps(tool)}, "arguments": {{"coordinate": {at}}}}}' if tool else at
-    return f"<tool_call>{named}</tool_call>"
+    return f"<{call}>{named}</{call}>"
 
 
 def number(text: str) -> float:

@@ -17,6 +17,7 @@ from fovea.verifiers import With, weighted
 
 CROPS = 4
 STOP = ("</tool_call>", "</answer>")
+TAGS = "call=find,seen=picture"
 METHOD = GRPO(beta=0.01)
 
 tiny = Recipe(
@@ -24,9 +25,9 @@ tiny = Recipe(
     model="vigorl:warm",
     freeze=("tower",),
     data="marks",
-    environment=f"zoom:looks={CROPS},side=64,offset=4,crop=64",
+    environment=f"zoom:looks={CROPS},side=64,offset=3,crop=64,{TAGS}",
     method=METHOD,
-    sampling=Sampling(max_new_tokens=64, stop=STOP),
+    sampling=Sampling(max_new_tokens=80, stop=("</find>", "</answer>")),
     tasks_per_step=4,
     group_size=8,
     micro_batch=128,
@@ -44,8 +45,8 @@ warm = Recipe(
     tasks_per_step=12,
     group_size=1,
     micro_batch=128,
-    steps=140,
-    learning_rate=5e-4,
+    steps=180,
+    learning_rate=7e-4,
     schedule="cosine",
     eval_tasks=0,
 )

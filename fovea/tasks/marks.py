@@ -1,12 +1,12 @@
-"""Marks: coloured frames, each with a mark so small that the picture as shown hides it.
+"""Marks: coloured squares, each with a mark in it so small that the picture as shown hides its shape.
 
-    "marks"            which mark is in the frame of a colour?
+    "marks"            which mark is in the square of a colour?
     "marks:turns"      with chains of a scripted, clumsy searcher, for a start: replies with looks at points
     "marks:grounded"   the same chains as one reply; "marks:plain" without their points
 
-Three to five frames of different colours on a 3x3 grid, each with another of five marks, any of which is asked for equally often: whoever
-sees no mark is right in one of five. A picture has 512 pixels a side, and is shown with 64: a mark is 18 pixels wide there, two here.
-Points and the names of files' columns are in pixels of the picture as shown.
+Three to five squares of different colours on a 3x3 grid, each with another of five shapes in its own colour, any of which is asked for
+equally often: whoever sees no mark is right in one of five. A picture has 512 pixels a side, and is shown with 64: a mark is 13 pixels wide
+there, less than two here. Points are in pixels of the picture as shown.
 """
 
 from __future__ import annotations
@@ -18,59 +18,66 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fovea.tasks.search import Search, chains, in_turns, tree
+from fovea.tasks.search import Chain, Search, chains, in_turns, tree
 from fovea.tasks.worlds import SPLITS, draw, split_of
-from fovea.tasks.worlds.families import COLOURS, SHAPES, Thing, one, pick, scatter
+from fovea.tasks.worlds.families import COLOURS, SHAPES, Thing, one, pick, scatter, survey
 from fovea.types import Task, user
 from fovea.verifiers.parse import cited_points
 
 KINDS = ("", "turns", "grounded", "plain")
 SCALE = 8
 """Pixels of a picture for one of the picture as shown."""
-HOLE, MARK = 3.0, 1.15
-"""Half the side of a frame's hole and the radius of a mark, in pixels as shown."""
+HOLE, MARK = 2.75, 0.85
+"""Half the side of the hole in a square and the radius of the mark in it, in pixels as shown."""
 LOOKS = 4
 AGAIN = "no."
+CALL, SEEN = "find", "picture"
+"""Tags of calls and of crops: words of the tiny model's, which spells others letter by letter."""
 SEARCH = Search(simulations=4, children=3, rollouts=2, max_depth=5, rollout_steps=4)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Frames (`Thing.shape` is the mark inside), the one that is asked for, and how it is drawn."""
+    """Squares (`Thing.shape` is the mark inside), the one that is asked for, and the paper."""
 
-    frames: tuple[Thing, ...]
+    squares: tuple[Thing, ...]
     asked: Thing
     paper: tuple[int, int, int]
-    inks: tuple[str, ...]
 
     @property
     def key(self) -> tuple[object, ...]:
-        return ("marks", *((f.cell, f.colour, f.shape) for f in self.frames), self.asked.colour)
+        return ("marks", *((t.cell, t.colour, t.shape) for t in self.squares), self.asked.colour)
 
     def paint(self) -> Image.Image:
         image = Image.new("RGB", (draw.SIZE * SCALE,) * 2, self.paper)
         pen = ImageDraw.Draw(image)
-        for frame, ink in zip(self.frames, self.inks, strict=True):
-            square = ("square", frame.cx, frame.cy)
-            for points, colour in (
-                (draw.outline(*square, frame.r), draw.shade(frame.colour, frame.tint)),
-                (draw.outline(*square, HOLE / 0.86), self.paper),
-                (draw.outline(frame.shape, frame.cx, frame.cy, MARK), draw.shade(ink, (0, 0, 0))),
-            ):
-                pen.polygon([(x * SCALE, y * SCALE) for x, y in points], fill=colour)
+        for t in self.squares:
+            ink = draw.shade(t.colour, t.tint)
+            for shape, radius, colour in (("square", t.r, ink), ("square", HOLE / 0.86, self.paper), (t.shape, MARK, ink)):
+                pen.polygon([(x * SCALE, y * SCALE) for x, y in draw.outline(shape, t.cx, t.cy, radius)], fill=colour)
         return image
+
+    def looked(self, at: Thing) -> str:
+        """What somebody notes who looks over all cells and takes one of the squares for the one that is asked for."""
+        return survey([replace(t, shape="square") for t in self.squares], lambda t: at.place if t.cell == at.cell else "")
 
 
 def scene(rng: np.random.Generator) -> Scene:
     n = int(rng.integers(3, 6))
-    frames = scatter(rng, list(zip(pick(rng, COLOURS, n), pick(rng, SHAPES, n), strict=True)))
+    squares = scatter(rng, list(zip(pick(rng, COLOURS, n), pick(rng, SHAPES, n), strict=True)))
     paper = draw.PAPERS[int(rng.integers(len(draw.PAPERS)))]
-    return Scene(frames, one(rng, frames), paper, tuple(one(rng, [c for c in COLOURS if c != f.colour]) for f in frames))
+    nearly = tuple(replace(t, cx=where(t)[0] + rng.uniform(-0.5, 0.5), cy=where(t)[1] + rng.uniform(-0.5, 0.5)) for t in squares)
+    return Scene(nearly, one(rng, nearly), paper)
+
+
+def where(square: Thing) -> tuple[int, int]:
+    """The middle of its cell, in pixels of the picture as shown."""
+    return 12 + 20 * (square.cell % 3), 12 + 20 * (square.cell // 3)
 
 
 @dataclass(frozen=True)
 class Searcher:
-    """A teacher who finds the frame that is asked for every other time, takes one for another otherwise, and often does not notice."""
+    """A teacher who finds the square that is asked for every other time, takes one for another otherwise, and often does not notice."""
 
     scene: Scene
     rng: np.random.Generator
@@ -79,21 +86,17 @@ class Searcher:
         return [self._one(steps, final) for _ in range(n)]
 
     def _one(self, steps: tuple[str, ...], final: bool) -> str:
-        seen = [f for s in steps for _, point in cited_points(s) for f in self.scene.frames if where(f) == point]
+        seen = [t for s in steps for _, point in cited_points(s) for t in self.scene.squares if where(t) == point]
         right = bool(seen) and seen[-1] is self.scene.asked
         if seen and (final or self.rng.random() < (0.95 if right else 0.5)):
             return f"<answer>{seen[-1].shape}</answer>"
         if final:
             return f"<answer>{one(self.rng, SHAPES)}</answer>"
-        fresh = [f for f in self.scene.frames if f not in seen] or list(self.scene.frames)
+        fresh = [t for t in self.scene.squares if t not in seen] or list(self.scene.squares)
         found = self.scene.asked if self.scene.asked in fresh and self.rng.random() < 0.5 else one(self.rng, fresh)
         x, y = where(found)
-        return f"{self.scene.asked.colour} ({x}, {y})."
-
-
-def where(frame: Thing) -> tuple[int, int]:
-    """Its centre in pixels of the picture as shown."""
-    return round(frame.cx), round(frame.cy)
+        noted = f"{self.scene.asked.colour} {found.place}" if steps else self.scene.looked(found)
+        return f"{noted} ({x}, {y})."
 
 
 @dataclass(frozen=True)
@@ -130,10 +133,11 @@ class Marks:
         task = Task(
             id=f"marks/{self.split}/{self.seed}/{i}",
             source="marks",
-            prompt=user(f"Which shape is in the {drawn.asked.colour} square?"),
+            prompt=user(f"Find the {drawn.asked.colour} square. Which shape is in it?"),
             images=(drawn.paint(),),
             answer=drawn.asked.shape,
             verifier="grounded_turns",
+            params={"call": CALL, "seen": SEEN},
             meta={"at": where(drawn.asked)},
         )
         return replace(task, meta={**task.meta, **shown(drawn, self.kind, rng)}) if self.kind else task
@@ -141,14 +145,22 @@ class Marks:
 
 def shown(drawn: Scene, kind: str, rng: np.random.Generator) -> dict[str, object]:
     """What the searcher says: one of its chains, every other one of them corrected, in the form of `kind`."""
-    found = []
+    found: list[Chain] = []
     while not found:
         root = tree(Searcher(drawn, rng), lambda answer: float(answer == drawn.asked.shape), SEARCH)
         wants = bool(rng.random() < 0.5)
-        found = [c for c in chains(root, AGAIN) if c.corrected == wants and len(cited_points(c.thought)) <= LOOKS]
+        told = [replace(c, thought=once(c.thought)) for c in chains(root, AGAIN) if c.corrected == wants]
+        found = [c for c in told if len(cited_points(c.thought)) <= LOOKS]
     chain = one(rng, found)
     if kind == "turns":
-        return {"turns": in_turns(chain)}
+        return {"turns": in_turns(chain, call=CALL)}
     if kind == "plain":
         chain = replace(chain, thought=re.sub(r" \(\d+, \d+\)", "", chain.thought))
     return {"response": chain.text}
+
+
+def once(thought: str) -> str:
+    """The thought without the steps that a correction repeats, but its last."""
+    wrong, again, right = thought.partition(f"\n{AGAIN} ")
+    lines = right.split("\n")
+    return wrong + again + "\n".join(s for s in lines if s not in wrong.split("\n") or s is lines[-1])

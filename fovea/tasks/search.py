@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 
 from fovea.envs.zoom import LAST, point_call
-from fovea.verifiers.grounded import unlabelled
+from fovea.verifiers.grounded import CALLED, unlabelled
 from fovea.verifiers.parse import cited_points, tagged
 
 AGAIN = "Something does not fit here, so I look at another place."
@@ -193,7 +193,13 @@ def _line(steps: Sequence[str]) -> str:
 
 
 def in_turns(
-    chain: Chain, tool: str = "", limit: int = 5, last: str = LAST, moved: float = 0.0, rng: np.random.Generator | None = None
+    chain: Chain,
+    tool: str = "",
+    limit: int = 5,
+    last: str = LAST,
+    moved: float = 0.0,
+    rng: np.random.Generator | None = None,
+    call: str = CALLED,
 ) -> tuple[str, ...]:
     """The replies of an episode with a crop tool (`fovea.envs.zoom.Zoom` with an offset), as `meta["turns"]`.
 
@@ -201,7 +207,7 @@ def in_turns(
     no look again, and its sentence belongs to the next thought. At most `limit` looks, then `last` and the answer.
 
     Args:
-      tool: name in the calls; "" calls by the point alone.
+      tool: name in the calls; "" calls by the point alone. call: the tag around them.
       moved: probability, drawn from `rng`, that the first of several looks comes later; the paper has one half.
     """
     looks, seen, start = [], set(), 0
@@ -210,7 +216,7 @@ def in_turns(
             continue
         ended = _END.search(chain.thought, at.end())
         end = ended.end() if ended else len(chain.thought)
-        looks.append(f"<think>{chain.thought[start:end].strip()}</think>{point_call(point, tool)}")
+        looks.append(f"<think>{chain.thought[start:end].strip()}</think>{point_call(point, tool, call)}")
         seen.add(point)
         start = end
     if rng is not None and len(looks) > 1 and rng.random() < moved:

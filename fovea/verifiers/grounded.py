@@ -20,7 +20,8 @@ from fovea.verifiers.core import PerEpisode, Unscorable
 from fovea.verifiers.form import follows_tags
 from fovea.verifiers.parse import called_point, cited_points, parse_numbers, tagged
 
-_TAG = re.compile(r"</?(?:think|answer|tool_call|observation)>")
+CALLED, SEEN = "tool_call", "observation"
+"""The tags of a call and of what comes back."""
 _LABEL = re.compile(r"[A-Za-z][.)]\s+")
 _INSIDE = re.compile(r"\[([^\[\]]*)\]")
 VERBS = ("go_back", "stop", "scroll", "click", "type")
@@ -147,18 +148,21 @@ def _parts(content: Any) -> Sequence[Mapping[str, Any]]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def _spans(text: str) -> list[tuple[str, str]]:
-    """Every tag with what stands between it and the next one."""
-    tags = list(_TAG.finditer(text))
-    return [(t.group(), text[t.end() : end]) for t, end in zip(tags, [*(t.start() for t in tags[1:]), len(text)], strict=True)]
+def _spans(text: str, call: str, seen: str) -> list[tuple[str, str]]:
+    """Every tag, under its usual name, with what stands between it and the next one."""
+    usual = {"think": "think", "answer": "answer", call: CALLED, seen: SEEN}
+    tags = list(re.finditer(f"<(/?)({'|'.join(map(re.escape, usual))})>", text))
+    ends = [*(t.start() for t in tags[1:]), len(text)]
+    return [(f"<{t[1]}{usual[t[2]]}>", text[t.end() : end]) for t, end in zip(tags, ends, strict=True)]
 
 
-def follows_turns(text: str, kind: str = "text") -> bool:
+def follows_turns(text: str, kind: str = "text", call: str = CALLED, seen: str = SEEN) -> bool:
     """Whether a transcript is thought, call and observation, over and over, then thought and answer, and nothing after it (`AFTER`).
 
-    Every call must be JSON with two whole numbers, the answer must have the form of its kind.
+    Every call must be JSON with two whole numbers, the answer must have the form of its kind. call, seen: the tags of calls and of
+    observations.
     """
-    spans = _spans(text)
+    spans = _spans(text, call, seen)
     order = [tag for tag, _ in spans]
     if not order or order[0] != "<think>" or order[-1] != "</answer>" or spans[-1][1].strip():
         return False
@@ -168,9 +172,9 @@ def follows_turns(text: str, kind: str = "text") -> bool:
     return calls and _answers(spans[-2][1], kind)
 
 
-def crops(text: str) -> list[tuple[int, int]]:
+def crops(text: str, call: str = CALLED, seen: str = SEEN) -> list[tuple[int, int]]:
     """The points that a transcript calls for, those that an observation follows."""
-    spans = _spans(text)
+    spans = _spans(text, call, seen)
     called = [(inside, *(tag for tag, _ in spans[i + 1 : i + 3])) for i, (tag, inside) in enumerate(spans) if tag == "<tool_call>"]
     return [p for inside, *tags in called if tags == ["</tool_call>", "<observation>"] and (p := called_point(inside)) is not None]
 
@@ -184,23 +188,24 @@ def distinct(points: Sequence[tuple[float, float]], near: float = 10.0) -> int:
     return len(counted)
 
 
-def grounded_turns(*, kind: str = "text", bonus: float = 0.2, near: float = 10.0) -> Verifier:
+def grounded_turns(*, kind: str = "text", bonus: float = 0.2, near: float = 10.0, call: str = CALLED, seen: str = SEEN) -> Verifier:
     """0.6 accuracy + 0.4 grammar · (1 + `bonus` for every distinct crop after the first).
 
-    kind: as of `grounded`. near: pixels, of the picture as shown, from which on two crops are distinct.
+    kind: as of `grounded`. near: pixels, of the picture as shown, from which on two crops are distinct. call, seen: the tags around calls
+    and crops, as in the environment.
     """
     accuracy = _kind("grounded_turns", kind)
 
     def judge(episode: Episode, context: Context) -> dict[str, float | bool]:
         text = transcript(episode)
-        right, form = _accuracy(accuracy, text, episode), follows_turns(text, kind)
-        seen = crops(text)
-        n = distinct(seen, near)
+        right, form = _accuracy(accuracy, text, episode), follows_turns(text, kind, call, seen)
+        shown = crops(text, call, seen)
+        n = distinct(shown, near)
         return {
             "score": 0.6 * right + 0.4 * form * (1 + bonus * max(0, n - 1)),
             "accuracy": right,
             "format": float(form),
-            "crops": float(len(seen)),
+            "crops": float(len(shown)),
             "distinct": float(n),
             "correct": right == 1,
         }

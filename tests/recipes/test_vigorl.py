@@ -32,10 +32,11 @@ def test_the_forms_differ_in_size_and_in_the_crop_only():
     tiny, real, warm = (recipes.get(n) for n in ("vigorl", "vigorl:real", "vigorl:warm"))
     assert tiny.method == real.method == vigorl.single.method and tiny.freeze == real.freeze == ("tower",)
     assert tiny.model == "vigorl:warm" and warm.model == "tiny" and warm.method.needs.data == "responses"
-    assert tiny.sampling.stop == real.sampling.stop and tiny.group_size == real.group_size
+    assert tiny.sampling.stop == ("</find>", "</answer>") and real.sampling.stop == ("</tool_call>", "</answer>")
+    assert tiny.group_size == real.group_size
     ours, theirs = (environment(r.environment)() for r in (tiny, real))
     assert (ours.looks, theirs.looks) == (4, 4) and ours.history == theirs.history
-    assert Marks()[0].verifier == real.reward
+    assert Marks()[0].verifier == real.reward and Marks()[0].params == {"call": ours.call, "seen": ours.seen}
 
 
 def test_the_papers_numbers_stand_in_the_full_size_forms():
@@ -72,7 +73,7 @@ def judged(arm, task, *texts):
 
 def test_what_the_arms_pay():
     task = Marks()[0]
-    call, end = "<think>it ({0}, {0}).</think><tool_call>[{0}, {0}]</tool_call>", f"<think>so</think><answer>{task.answer}</answer>"
+    call, end = "<think>it ({0}, {0}).</think><find>[{0}, {0}]</find>", f"<think>so</think><answer>{task.answer}</answer>"
     once, twice = (call.format(12), end), (call.format(12), call.format(52), end)
     assert [judged("multi", task, *t).value for t in (once, twice)] == pytest.approx([1.0, 1.08])
     assert [judged("no_diversity", task, *t).value for t in (once, twice)] == [1.0, 1.0]

@@ -2,13 +2,16 @@
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from fovea.tasks.marks import AGAIN, KINDS, LOOKS, Marks
+from fovea.envs.zoom import Zoom
+from fovea.tasks.marks import AGAIN, KINDS, LOOKS, Marks, once, scene, where
 from fovea.tasks.search import Chain, Node, Rollout, Search, chains, in_turns, tree, ucb
-from fovea.types import Context, Episode, Group, Turn
+from fovea.tasks.worlds.families import SHAPES
+from fovea.types import Action, Context, Episode, Group, Turn
 from fovea.verifiers import resolve
 from fovea.verifiers.parse import cited_points
 
@@ -161,8 +164,8 @@ def test_what_the_searcher_says_earns_the_full_score_and_half_of_it_is_corrected
     for i in range(40):
         turns = Marks("turns")[i]
         said = [t for t in turns.meta["turns"]]
-        looks = [c for t in said[:-1] for c in t.split("<tool_call>")[1:]]
-        assert 1 <= len(looks) <= LOOKS and f"[{turns.meta['at'][0]}, {turns.meta['at'][1]}]</tool_call>" in looks
+        looks = [c for t in said[:-1] for c in t.split("<find>")[1:]]
+        assert 1 <= len(looks) <= LOOKS and f"[{turns.meta['at'][0]}, {turns.meta['at'][1]}]</find>" in looks
         one = Marks("grounded")[i]
         (score,) = resolve(one, "grounded").score(Group(one, [Episode("e", one, turns=[Turn(one.meta["response"])])]), Context())
         assert score.value == 1.0
@@ -172,10 +175,34 @@ def test_what_the_searcher_says_earns_the_full_score_and_half_of_it_is_corrected
     assert 8 < corrected < 32
 
 
-def test_a_frame_is_where_its_point_is():
+def test_a_square_is_where_its_point_is_and_its_mark_is_seen_in_a_crop_alone():
     task = Marks()[0]
     x, y = task.meta["at"]
-    assert task.images[0].size == (512, 512) and task.images[0].getpixel((8 * x, 8 * y)) != task.images[0].getpixel((0, 0))
+    paper = task.images[0].getpixel((0, 0))
+    assert task.images[0].size == (512, 512) and task.images[0].getpixel((8 * (x + 4), 8 * y)) != paper
+    marks = {}
+    for name in SHAPES:  # the same scene with another mark: few pixels of the picture as shown differ, and by little
+        scene = marks_scene(name)
+        env = Zoom(looks=2, side=64, offset=3, crop=64)
+        shown = env.reset(replace(task, images=(scene.paint(),)), 0).images[0]
+        px, py = where(scene.asked)
+        crop = env.step(Action(f"<tool_call>[{px}, {py}]</tool_call>"))[0].images[0]
+        marks[name] = [np.asarray(image, np.int64) for image in (shown, crop)]
+    for name in SHAPES[1:]:
+        seen, near = (np.abs(a - b).max(-1) > 24 for a, b in zip(marks["circle"], marks[name], strict=True))
+        assert seen.sum() <= 9 < near.sum() / 3
+
+
+def marks_scene(mark):
+    drawn = scene(np.random.default_rng(1))
+    asked = replace(drawn.asked, shape=mark)
+    return replace(drawn, asked=asked, squares=tuple(asked if t.cell == asked.cell else t for t in drawn.squares))
+
+
+def test_a_correction_does_not_say_again_what_was_said():
+    assert once("a (1, 1).\nb (2, 2).\nno. a (1, 1).\nc (3, 3).") == "a (1, 1).\nb (2, 2).\nno. c (3, 3)."
+    assert once("a (1, 1).\nb (2, 2).\nno. a (1, 1).") == "a (1, 1).\nb (2, 2).\nno. a (1, 1)."
+    assert once("a (1, 1).\nb (2, 2).") == "a (1, 1).\nb (2, 2)."
 
 
 def test_chains_that_there_are_not_are_named():

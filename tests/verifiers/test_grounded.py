@@ -113,6 +113,12 @@ def test_the_bonus_counts_crops_that_are_apart_in_the_order_of_the_calls():
     assert judged("grounded_turns", text).parts == {"accuracy": 1.0, "format": 1.0, "crops": 4.0, "distinct": 4.0, "correct": 1.0}
 
 
+def test_calls_and_observations_may_have_other_tags():
+    text = looked("[1, 1]", "[50, 1]").replace("tool_call", "find").replace("observation", "picture")
+    assert judged("grounded_turns", text, call="find", seen="picture").value == pytest.approx(1.08)
+    assert judged("grounded_turns", text).value == pytest.approx(0.6) and crops(text, "find", "picture") == [(1, 1), (50, 1)]
+
+
 def test_an_empty_answer_and_one_of_another_kind_break_the_form():
     assert not follows_turns(looked(end="<think>so</think><answer> </answer>"))
     assert follows_turns(looked(end="<think>so</think><answer>(1, 2)</answer>"), "point")
