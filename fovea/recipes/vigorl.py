@@ -131,5 +131,6 @@ CLAIM = Claim(
     temperature=0.5,
     curve="reward/accuracy",
     minutes=5.0,
-    tuning="",
+    tuning="the start alone: the picture (squares with a hole, their cells, the size of mark and crop), the words of tags, its steps and "
+    "its step size, with seed 100; no arm was run before",
 )
