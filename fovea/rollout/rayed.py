@@ -306,10 +306,7 @@ class Crew:
         return []
 
     def published(self, policy: Any) -> dict[str, Tensor]:
-        """What training changes, by the name that it has in a policy without adapters or a value head."""
-        if policy.model.adapters:
-            return {f"vlm.{name}.weight": weight_of(linear).detach() for name, linear in adapted(policy.model.vlm)}
-        return {name: p.detach() for name, p in policy.named_parameters() if not name.startswith("value.")}
+        return published(policy)
 
     def metrics(self, engine: Engine, service: RolloutService) -> dict[str, float]:
         """What had to be done again since the run began, or went on."""
@@ -482,6 +479,13 @@ def files(policy: Any) -> dict[str, np.ndarray]:
     with tempfile.TemporaryDirectory(prefix="fovea-policy-") as folder:
         policy.save(Path(folder), merged=True)
         return {f.name: np.fromfile(f, np.uint8) for f in Path(folder).iterdir()}
+
+
+def published(policy: Any) -> dict[str, Tensor]:
+    """What training changes, by the name that it has in a policy without adapters or a value head."""
+    if policy.model.adapters:
+        return {f"vlm.{name}.weight": weight_of(linear).detach() for name, linear in adapted(policy.model.vlm)}
+    return {name: p.detach() for name, p in policy.named_parameters() if not name.startswith("value.")}
 
 
 class RayEngine(Engine):

@@ -5,14 +5,16 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from fovea import api
+from fovea.policies.lora import LoRA, adapted, weight_of
 from fovea.rollout import rayed
 from fovea.rollout.engine import TRIES, Engine, Lost
 from fovea.rollout.rayed import Ray
 from fovea.rollout.remote import Remote
 from fovea.rollout.sampling import Sampling
-from fovea.rollout.services import Answer, Question, RolloutService, Weights, running
+from fovea.rollout.services import Answer, Question, RolloutService, Weights, Worker, running
 from fovea.trainer import wire
 from fovea.types import Action, Observation, Task, user
 from tests.rollout.simulated import simulated
@@ -169,3 +171,22 @@ def test_services_take_their_answers_from_here_or_from_actors():
     api.check_services(recipe.replace(engine=Ray()), Engine(Tabular()))
     with pytest.raises(ValueError, match="engine='ray'"):
         api.check_services(recipe.replace(engine=Remote("http://127.0.0.1:1")), Engine(Tabular()))
+
+
+def test_adapters_travel_folded_into_what_they_change(tmp_path):
+    pytest.importorskip("peft")
+    policy = api.load_policy("tiny", lora=LoRA(rank=2), seed=1)
+    for name, content in rayed.files(policy).items():
+        (tmp_path / name).write_bytes(content.tobytes())
+    far = Worker(api.load_policy(tmp_path), Sampling())
+    with torch.no_grad():
+        for p in policy.parameters():
+            p += 0.01
+    sent = wire.unpack(wire.pack(rayed.published(policy)))
+    far.take(Weights(1, sent))
+    own = dict(far.policy.named_parameters())
+    changed = {f"vlm.{n}.weight": weight_of(layer) for n, layer in adapted(policy.model.vlm)}
+    assert sent.keys() == changed.keys() and all(torch.equal(own[n], x) for n, x in changed.items())
+    prefix = policy.encode(user("how many?", images=0))
+    logits = [p.prefill([p.encode(user("how many?", images=0))], [[[]]], 2)[1] for p in (policy, far.policy)]
+    assert prefix.key == far.policy.encode(user("how many?", images=0)).key and torch.allclose(*logits, atol=1e-4)
