@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import fovea
 from fovea.rollout.engine import Engine
@@ -29,7 +30,7 @@ HERE, THERE = "10.77.0.1", "10.77.0.2"
 MOST = 1e-6
 PORTS = itertools.count(21100)
 
-RUN = dict(
+RUN: dict[str, Any] = dict(
     data="desk:mark,each=4",
     environment="desk",
     tasks_per_step=2,
@@ -129,7 +130,7 @@ def train(engine):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--namespace", action="store_true", help="the second node in a network namespace of its own")
     apart = parser.parse_args().namespace
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
