@@ -2,6 +2,7 @@
 
     "marks"            which mark is in the square of a colour?
     "marks:turns"      with chains of a scripted, clumsy searcher, for a start: replies with looks at points
+    "marks:practice"   the same, and in turn with them crops alone, whose mark is to be read
     "marks:grounded"   the same chains as one reply; "marks:plain" without their points
 
 Three to five squares of different colours on a 3x3 grid, each with another of five shapes in its own colour, any of which is asked for
@@ -18,17 +19,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageDraw
 
+from fovea.envs.zoom import LAST
 from fovea.tasks.search import Chain, Search, chains, in_turns, tree
 from fovea.tasks.worlds import SPLITS, draw, split_of
 from fovea.tasks.worlds.families import COLOURS, SHAPES, Thing, one, pick, scatter, survey
 from fovea.types import Task, user
 from fovea.verifiers.parse import cited_points
 
-KINDS = ("", "turns", "grounded", "plain")
+KINDS = ("", "turns", "practice", "grounded", "plain")
 SCALE = 8
 """Pixels of a picture for one of the picture as shown."""
 HOLE, MARK = 2.75, 0.85
 """Half the side of the hole in a square and the radius of the mark in it, in pixels as shown."""
+AROUND = 3
+"""Half the side of a crop, in pixels as shown."""
 LOOKS = 4
 AGAIN = "no."
 CALL, SEEN = "find", "picture"
@@ -56,6 +60,11 @@ class Scene:
             for shape, radius, colour in (("square", t.r, ink), ("square", HOLE / 0.86, self.paper), (t.shape, MARK, ink)):
                 pen.polygon([(x * SCALE, y * SCALE) for x, y in draw.outline(shape, t.cx, t.cy, radius)], fill=colour)
         return image
+
+    def crop(self) -> Image.Image:
+        """The surroundings of the mark that is asked for."""
+        (x, y), r = where(self.asked), AROUND
+        return self.paint().crop(((x - r) * SCALE, (y - r) * SCALE, (x + r) * SCALE, (y + r) * SCALE))
 
     def looked(self, at: Thing) -> str:
         """What somebody notes who looks over all cells and takes one of the squares for the one that is asked for."""
@@ -140,6 +149,9 @@ class Marks:
             params={"call": CALL, "seen": SEEN},
             meta={"at": where(drawn.asked)},
         )
+        if self.kind == "practice" and i % 2:
+            read = f"<think>{LAST}</think><answer>{drawn.asked.shape}</answer>"
+            return replace(task, images=(drawn.crop(),), meta={**task.meta, "turns": (read,)})
         return replace(task, meta={**task.meta, **shown(drawn, self.kind, rng)}) if self.kind else task
 
 
@@ -152,7 +164,7 @@ def shown(drawn: Scene, kind: str, rng: np.random.Generator) -> dict[str, object
         told = [replace(c, thought=once(c.thought)) for c in chains(root, AGAIN) if c.corrected == wants]
         found = [c for c in told if len(cited_points(c.thought)) <= LOOKS]
     chain = one(rng, found)
-    if kind == "turns":
+    if kind in ("turns", "practice"):
         return {"turns": in_turns(chain, call=CALL)}
     if kind == "plain":
         chain = replace(chain, thought=re.sub(r" \(\d+, \d+\)", "", chain.thought))

@@ -150,7 +150,7 @@ def test_marks_are_their_seeds_and_their_splits_share_no_scene():
     a, b = Marks()[3], Marks()[3]
     assert (a.id, a.answer, a.images[0].tobytes()) == (b.id, b.answer, b.images[0].tobytes())
     assert Marks(seed=1)[3].images[0].tobytes() != a.images[0].tobytes() and Marks().heldout()[3].id == "marks/heldout/0/3"
-    assert [Marks(k)[3].answer for k in KINDS] == [a.answer] * 4
+    assert [Marks(k)[3].answer for k in KINDS] == [a.answer] * len(KINDS)
 
 
 def test_whoever_sees_no_mark_is_right_in_one_of_five():
@@ -193,6 +193,17 @@ def test_a_square_is_where_its_point_is_and_its_mark_is_seen_in_a_crop_alone():
         assert seen.sum() <= 9 < near.sum() / 3
 
 
+def test_every_other_task_of_practice_is_what_a_crop_shows():
+    whole, part = (Marks("practice")[i] for i in (2, 3))
+    assert whole.meta == Marks("turns")[2].meta and whole.images[0].size == (512, 512)
+    env = Zoom(looks=2, side=64, offset=3, crop=64)
+    env.reset(Marks()[3], 0)
+    x, y = part.meta["at"]
+    seen = env.step(Action(f"<tool_call>[{x}, {y}]</tool_call>"))[0].images[0]
+    assert part.images[0].resize((64, 64), 3).tobytes() == seen.tobytes() == env.reset(part, 0).images[0].tobytes()
+    assert part.meta["turns"] == (f"<think>the answer is</think><answer>{part.answer}</answer>",)
+
+
 def marks_scene(mark):
     drawn = scene(np.random.default_rng(1))
     asked = replace(drawn.asked, shape=mark)
@@ -206,7 +217,7 @@ def test_a_correction_does_not_say_again_what_was_said():
 
 
 def test_chains_that_there_are_not_are_named():
-    with pytest.raises(ValueError, match="no chains 'turn'; there are: turns, grounded, plain"):
+    with pytest.raises(ValueError, match="no chains 'turn'; there are: turns, practice, grounded, plain"):
         Marks.named("turn", "train", 0)
     with pytest.raises(IndexError, match="found -1"):
         Marks()[-1]
