@@ -607,12 +607,12 @@ class Rollout(Decoder):
             raise Stopped("rollout interrupted")
 
     async def rest(self) -> None:
-        """Until a program calls, an episode ends, or somebody asks to stop."""
+        """Until a program calls, an episode ends, somebody asks to stop, or what draws the turns fails."""
         while not self.wake.is_set() and not self.stop.is_set():
             try:
                 await asyncio.wait_for(self.wake.wait(), timeout=0.2)
             except TimeoutError:
-                continue
+                self.check()
 
     async def run(self, g: int, e: int) -> None:
         """One episode from start to end."""

@@ -24,7 +24,7 @@ import socket
 import tempfile
 import traceback
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 CALLS = 4096  # of one actor at a time
 PROMPTS = 256  # prompts that stay in the object store, and that a worker keeps encoded
 STORE_BYTES = 200 << 20  # of object store beside the weights, where we start Ray ourselves
+FINEST = 1e-4  # part of a resource that Ray counts
 
 
 @dataclass(frozen=True)
@@ -219,13 +220,26 @@ def connect(where: Ray, weights: int = 0) -> tuple[ModuleType, bool]:
     Raises:
       ImportError: Ray is not installed; the extra that brings it is named.
       RuntimeError: no cluster at the address, or none could be started.
+      ValueError: the cluster has no room for what is asked.
     """
     try:
         import ray
     except ImportError:
         raise ImportError("engine = Ray(...): missing ray: pip install 'fovea-rl[ray]'") from None
-    if ray.is_initialized():
-        return ray, False
+    started = not ray.is_initialized()
+    if started:
+        attach(ray, where, weights)
+    try:
+        check_room(where, [n["Resources"] for n in ray.nodes() if n["Alive"]])
+    except ValueError:
+        if started:
+            ray.shutdown()
+        raise
+    return ray, started
+
+
+def attach(ray: ModuleType, where: Ray, weights: int) -> None:
+    """Connect to the cluster of the address, or start one here."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     asked: dict[str, Any] = {"address": where.address}
     if not where.address:
@@ -249,7 +263,67 @@ def connect(where: Ray, weights: int = 0) -> tuple[ModuleType, bool]:
             "--engine.address auto"
         )
         raise RuntimeError(f"Ray did not connect: {type(e).__name__}: {e}; {hint}") from e
-    return ray, True
+
+
+@dataclass(frozen=True)
+class Want:
+    """What each of `count` actors takes of a resource, by the field of `Ray` that says so."""
+
+    field: str
+    each: float
+    resource: str
+    count: int
+    kind: str
+
+
+def wanted(where: Ray) -> list[Want]:
+    """All that the actors of a run take."""
+    answers, stages = (where.workers, "rollout workers"), (where.environments, "environment workers")
+    wants = [
+        Want("cpus", where.cpus, "CPU", *answers),
+        Want("gpus", where.gpus, "GPU", *answers),
+        Want("on", 1.0, where.on, *answers),
+        Want("environment_cpus", where.environment_cpus, "CPU", *stages),
+        Want("environments_on", 1.0, where.environments_on, *stages),
+    ]
+    return [w for w in wants if w.resource and w.count and w.each]
+
+
+def places(wants: Sequence[Want], machines: Sequence[Mapping[str, float]]) -> int:
+    """How many actors that want all of these the machines hold at a time."""
+    return sum(min(int((m.get(w.resource, 0.0) + FINEST) / w.each) for w in wants) for m in machines)
+
+
+def unmet(wants: Sequence[Want], machines: Sequence[Mapping[str, float]]) -> list[Want]:
+    """Those for which the machines have no room, also when nobody else is there."""
+    for kind in dict.fromkeys(w.kind for w in wants):
+        own = [w for w in wants if w.kind == kind]
+        if places(own, machines) < own[0].count:
+            return [w for w in own if places([w], machines) < w.count] or own
+    for resource in dict.fromkeys(w.resource for w in wants):
+        own = [w for w in wants if w.resource == resource]
+        if sum(w.count * w.each for w in own) > sum(m.get(resource, 0.0) for m in machines) + FINEST:
+            return own
+    return []
+
+
+def check_room(where: Ray, machines: Sequence[Mapping[str, float]]) -> None:
+    """
+    Args:
+      machines: the resources of each by name.
+    Raises:
+      ValueError: some actors would wait for ever.
+    """
+    lacking = unmet(wanted(where), machines)
+    if not lacking:
+        return
+    asked = ", ".join(f"engine.{w.field} = {getattr(where, w.field)!r} for each of {w.count} {w.kind}" for w in lacking)
+    held = {name: [m.get(name, 0.0) for m in machines] for name in dict.fromkeys(w.resource for w in lacking)}
+    has = ", ".join(f"{name} {sum(of):g} (at most {max(of, default=0):g} on one machine)" for name, of in held.items())
+    raise ValueError(
+        f"{asked}; the cluster has {has}; expected room for all of them at a time, each on one machine, or they wait for ever: ask "
+        "for less, or give Ray more there (`ray start --num-cpus, --num-gpus, --resources`)"
+    )
 
 
 class Crew:
@@ -390,11 +464,11 @@ class FarWorker:
 
     Attributes:
       actor, version: None while it has to be brought back.
-      fruitless: how often in a row it has gone without an answer.
+      fruitless: how often in a row it has gone without an answer; why: the last time.
     """
 
     def __init__(self, crew: Crew):
-        self.crew, self.actor, self.version, self.fruitless = crew, None, None, 0
+        self.crew, self.actor, self.version, self.fruitless, self.why = crew, None, None, 0, ""
 
     async def answer(self, question: Question) -> Answer:
         sent = {"prompt": question.prefix.key, "said": question.said, "sampling": asdict(question.sampling)}
@@ -404,6 +478,12 @@ class FarWorker:
         return Answer(**answer)
 
     async def renew(self, weights: Weights) -> None:
+        """
+        Raises:
+          Lost: it has gone. WorkerFailed: it goes again and again.
+        """
+        if self.fruitless >= TRIES:
+            raise WorkerFailed(f"a rollout worker has ended {self.fruitless} times without an answer, the last time: {self.why}")
         if self.actor is None:
             self.actor = self.crew.responder()
         await self._ask("renew", await self.crew.stored(weights))
@@ -421,17 +501,12 @@ class FarWorker:
             raise
 
     def _gone(self, why: str) -> None:
-        """
-        Raises:
-          WorkerFailed: it goes again and again.
-        """
+        """Make it one that `renew` brings back."""
         self.crew.kill(self.actor)
         self.actor = self.version = None
-        self.fruitless += 1
+        self.fruitless, self.why = self.fruitless + 1, why
         self.crew.counts["workers_lost"] += 1
-        if self.fruitless == TRIES:
-            raise WorkerFailed(f"a rollout worker has ended {TRIES} times without an answer, the last time: {why}")
-        log.warning("a rollout worker is lost, and another one takes its place: %s", why.partition("\n")[0])
+        log.warning("a rollout worker is lost (%d in a row without an answer): %s", self.fruitless, why.partition("\n")[0])
 
 
 @dataclass(eq=False)

@@ -2,6 +2,8 @@
 
 import asyncio
 import sys
+from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,12 +13,12 @@ from fovea import api
 from fovea.policies.lora import LoRA, adapted, weight_of
 from fovea.rollout import rayed
 from fovea.rollout.engine import TRIES, Engine, Lost
-from fovea.rollout.rayed import Ray
+from fovea.rollout.rayed import FarWorker, Ray, RayEngine
 from fovea.rollout.remote import Remote
 from fovea.rollout.sampling import Sampling
 from fovea.rollout.services import Answer, Question, RolloutService, Weights, Worker, running
 from fovea.trainer import wire
-from fovea.types import Action, Observation, Task, user
+from fovea.types import Action, Context, Episode, Group, Observation, Task, user
 from tests.rollout.simulated import simulated
 from tests.trainer.tabular import Tabular
 
@@ -84,6 +86,86 @@ def test_strict_services_ask_nobody_with_older_weights():
     answers, now = simulated(asked(service, count=4))
     assert {a.version for a in answers} == {2} and [w.renewals for w in workers] == [[2], [2]]
     assert now == pytest.approx(31)  # both took them at once: ten seconds, not twenty
+
+
+class FakeCrew:
+    """Actors that end at each call of `deadly`, but for every `lives`-th one."""
+
+    def __init__(self, deadly="", lives=0, workers=1):
+        self.deadly, self.lives, self.calls, self.counts = deadly, lives, 0, Counter()
+        self.workers = [FarWorker(self) for _ in range(workers)]
+
+    def responder(self):
+        return SimpleNamespace(**{what: SimpleNamespace(remote=lambda *given, what=what: what) for what in ("answer", "renew")})
+
+    def published(self, policy):
+        return {}
+
+    def prompt(self, question):
+        return None
+
+    def kill(self, actor):
+        pass
+
+    async def stored(self, weights):
+        return None
+
+    async def reach(self, call):
+        await asyncio.sleep(1)
+        if call == self.deadly:
+            self.calls += 1
+            if not self.lives or self.calls % self.lives:
+                raise Lost("out of memory")
+        return {"ids": (1,), "logp_old": (0.0,), "logp_behaviour": (0.0,), "version": 0, "stop": "eos"}
+
+
+ENDED = f"a rollout worker has ended {TRIES} times without an answer, the last time: out of memory"
+
+
+def in_turns(crew, count):
+    """The episodes of a rollout whose turns the crew draws."""
+    policy = Tabular()
+    policy.device = torch.device("cpu")
+    engine = RayEngine(policy, Ray(), Sampling())
+    engine._crew = crew
+    task = Task("t", "s", user("a", images=0), answer="1")
+    group = Group(task, [Episode(id=f"0/t/{i}", task=task) for i in range(count)])
+
+    async def driven():
+        async with asyncio.timeout(60):
+            await engine.begin([group], Sampling(max_new_tokens=2), Context(), None, None, 0).drive()
+
+    simulated(driven())
+    return group.episodes
+
+
+@pytest.mark.parametrize(("deadly", "count"), [("renew", 1), ("renew", 3), ("answer", 1), ("answer", 3)])
+def test_in_turns_a_worker_that_goes_again_and_again_ends_the_run(deadly, count):
+    crew = FakeCrew(deadly)
+    with pytest.raises(rayed.WorkerFailed, match=ENDED):
+        in_turns(crew, count)
+    assert crew.counts["workers_lost"] == TRIES
+
+
+@pytest.mark.parametrize(("deadly", "count"), [("renew", 1), ("answer", 1), ("answer", 7)])
+def test_services_end_with_a_worker_that_goes_again_and_again(deadly, count):
+    async def ended():
+        questions = [service.answer(QUESTION) for _ in range(count)]
+        async with running([service.sync(), *questions]) as (sync, *_), asyncio.timeout(60):
+            await sync
+
+    crew = FakeCrew(deadly)
+    service = RolloutService(crew.workers)
+    service.publish(Weights(0, {}))
+    with pytest.raises(rayed.WorkerFailed, match=ENDED):
+        simulated(ended())
+    assert crew.counts["workers_lost"] == TRIES
+
+
+def test_losses_with_answers_between_them_end_nothing():
+    crew = FakeCrew("answer", lives=TRIES)
+    episodes = in_turns(crew, 1) + in_turns(crew, 1)
+    assert not any(e.error for e in episodes) and crew.counts["workers_lost"] == 2 * (TRIES - 1)
 
 
 class Fragile:
@@ -159,6 +241,57 @@ def test_ray_that_is_absent_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"pip install 'fovea-rl\[ray\]'"):
         rayed.connect(Ray())
+
+
+def fake_ray(*machines):
+    """A package that is connected to these machines by `init`; `up` says whether it is."""
+    fake = SimpleNamespace(up=False, is_initialized=lambda: fake.up)
+    fake.init = lambda **options: vars(fake).update(up=True)
+    fake.shutdown = lambda: vars(fake).update(up=False)
+    fake.nodes = lambda: [{"Alive": True, "Resources": m} for m in machines] + [{"Alive": False, "Resources": {}}]
+    return fake
+
+
+MACHINES = {"CPU": 8.0}, {"CPU": 2.0, "GPU": 2.0, "simulators": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"gpus": 4}, r"engine.gpus = 4 for each of 1 rollout workers; the cluster has GPU 2 \(at most 2 on one machine\); expected"),
+        ({"gpus": 0.9, "workers": 3}, r"engine.gpus = 0.9 for each of 3 rollout workers; the cluster has GPU 2 "),
+        ({"on": "fast"}, r"engine.on = 'fast' for each of 1 rollout workers; the cluster has fast 0 \(at most 0 "),
+        ({"cpus": 10}, r"engine.cpus = 10 for each of 1 rollout workers; the cluster has CPU 10 \(at most 8 "),
+        ({"cpus": 4, "gpus": 1}, r"engine.cpus = 4 for .*engine.gpus = 1 for each .* CPU 10 \(at most 8 on one machine\), GPU 2 "),
+        (
+            {"environments": 2, "environments_on": "simulators"},
+            r"engine.environments_on = 'simulators' for each of 2 environment workers; ",
+        ),
+        ({"workers": 5, "environments": 6}, r"engine.cpus = 1.0 for each of 5 .*engine.environment_cpus = 1.0 for each of 6 .* CPU 10 "),
+    ],
+)
+@pytest.mark.parametrize("up", [False, True])
+def test_placements_that_no_machine_has_are_refused(monkeypatch, asked, words, up):
+    fake = fake_ray(*MACHINES)
+    fake.up = up
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    with pytest.raises(ValueError, match=words):
+        rayed.connect(Ray(address="auto", **asked))
+    assert fake.up == up  # a connection that was not there is not left behind
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"gpus": 0.5, "cpus": 0.5, "workers": 4, "environments": 8},
+        {"cpus": 0.1, "workers": 90, "environments_on": "simulators", "environments": 1},
+        {"cpus": 0, "workers": 99},
+    ],
+)
+def test_placements_that_fit_are_taken(monkeypatch, asked):
+    fake = fake_ray(*MACHINES)
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    assert rayed.connect(Ray(address="auto", **asked)) == (fake, True) and fake.up
 
 
 def test_environments_in_workers_have_names(monkeypatch):
