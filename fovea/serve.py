@@ -340,7 +340,7 @@ class App:
         return self.reply(wanted, rows, "text_completion")
 
     async def chat(self, request: Request) -> Any:
-        body = self.checked(request.json(), OPENAI_SAMPLED | COMMON | {"messages", "add_generation_prompt"})
+        body = self.checked(request.json(), OPENAI_SAMPLED | COMMON | {"messages", "add_generation_prompt", "continue_final_message"})
         messages, images = conversation(body.get("messages"))
         wanted = self.wanted(body, self.policy.encode(messages, images), [], Sampling.max_new_tokens)
         rows = []

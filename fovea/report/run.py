@@ -321,9 +321,17 @@ class RunFolder:
         return self._tokens[token]
 
     def _save_film(self, film: Film) -> dict[str, Any] | None:
-        """None where there was nothing to see, or no PyAV, which is said once."""
+        """None where there was nothing to see, or it could not be filmed, which is said once."""
         if not film.frames or self._unfilmed:
             return None
+        try:
+            return self._filmed(film)
+        except Exception as e:  # PyAV is absent or was built without the codec, or frames differ in size
+            self._unfilmed = True
+            warnings.warn(f"held-out episodes are not filmed: {e}", stacklevel=2)
+            return None
+
+    def _filmed(self, film: Film) -> dict[str, Any]:
         import numpy as np
 
         frames = np.stack(film.frames)
@@ -332,13 +340,8 @@ class RunFolder:
         file = self.rollouts_path / "films" / f"{hashlib.sha256(str(frames.shape).encode() + frames.tobytes()).hexdigest()[:16]}.mp4"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with replacing(file) as aside:
-                    write_clip(aside, frames, film.fps, quality=24, every=50)
-            except ImportError as e:
-                self._unfilmed = True
-                warnings.warn(f"held-out episodes are not filmed: {e}", stacklevel=2)
-                return None
+            with replacing(file) as aside:
+                write_clip(aside, frames, film.fps, quality=24, every=50)
         return {"file": file.name, "width": frames.shape[2], "height": frames.shape[1], "frames": len(frames), "fps": film.fps}
 
     def _save_image(self, shown: Image | Video) -> dict[str, Any]:

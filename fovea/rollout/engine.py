@@ -257,7 +257,8 @@ class Actor:
             self._messages, self._images = tuple(observation.messages), tuple(observation.images)
             return self._open()
         said = {"role": "assistant", "content": [{"type": "text", "text": self._episode.text}]}
-        self._messages = (*self._messages, said, *observation.messages)
+        before = self._messages[:-1] if begun(self._messages) else self._messages  # what was begun is in what was said
+        self._messages = (*before, said, *observation.messages)
         self._images = (*self._images, *observation.images)
         if observation.images:
             return self._open()

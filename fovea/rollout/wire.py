@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fovea.rollout.sampling import Sampling
-from fovea.types import Message
+from fovea.types import Message, begun
 
 BANNED = -100.0  # the bias that both servers treat as "never"
 ROUNDING = 1e-3  # a log-probability may exceed 0 by this much
@@ -115,8 +115,9 @@ def openai(question: Question, peer: Peer) -> Exchange:
     if not q.images:
         return Exchange("/v1/completions", {**shared, **options, **ended(q, peer), "prompt": [*q.prompt, *q.said], "logprobs": 1}, q)
     if not q.said:
-        messages = shown(q.messages, q.images)
-        return Exchange("/v1/chat/completions", {**shared, **options, "messages": messages, "logprobs": True, "top_logprobs": 0}, q)
+        chat = {"messages": shown(q.messages, q.images), "logprobs": True, "top_logprobs": 0}
+        goes_on = {"add_generation_prompt": False, "continue_final_message": True} if begun(q.messages) else {}
+        return Exchange("/v1/chat/completions", {**shared, **options, **chat, **goes_on}, q)
     parts = [picture_part(url) for url in q.images]
     tokens = {"token_ids": [*q.compact, *q.said], "content_parts": parts, "sampling_params": {**options, "logprobs": 0}}
     return Exchange("/inference/v1/generate", {**shared, **tokens, **ended(q, peer)}, q)

@@ -53,7 +53,7 @@ class Scene:
         return ("marks", *((t.cell, t.colour, t.shape) for t in self.squares), self.asked.colour)
 
     def paint(self) -> Image.Image:
-        image = Image.new("RGB", (draw.SIZE * SCALE,) * 2, self.paper)
+        image = Image.new("RGB", (draw.SIZE * SCALE, draw.SIZE * SCALE), self.paper)
         pen = ImageDraw.Draw(image)
         for t in self.squares:
             ink = draw.shade(t.colour, t.tint)

@@ -44,7 +44,13 @@ class Robots(Gym):
         return self.title
 
     def spaces(self, envs: Any) -> Spaces:
-        """With the parts of what is seen, and of what is done."""
+        """With the parts of what is seen, and of what is done.
+
+        Raises:
+          ValueError: several observations in a row, which have no parts.
+        """
+        if self.stack != 1:
+            raise ValueError(f"data {self.name!r}: stack = {self.stack}; expected 1: what a robot sees and feels has parts")
         robot = envs.envs[0].unwrapped
         return replace(super().spaces(envs), parts=robot.parts, chunk=robot.chunk)
 

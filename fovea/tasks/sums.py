@@ -4,7 +4,7 @@
     '<think>row of yellow 2 and column of green 3 / so the answer is</think><answer>5</answer>'
 
 A response says what it reads between words that are always the same. ``noisy`` is for warm starts: each number of `meta["response"]` is
-misread in 4 of 10 cases, and the sum follows what was read.
+guessed in 4 of 10 cases, and the sum follows what was read or guessed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fovea.tasks.worlds.families import COLOURS, SHAPES, one, pick, scatter, sce
 from fovea.types import Task, user
 
 FORMS = ("plain", "noisy")
-MISREAD = 0.4
+GUESSED = 0.4
 SHOWN = 4
 
 
@@ -37,7 +37,7 @@ def make(index: int, split: str = "train", seed: int = 0, form: str = "plain") -
             break
     a, b = pick(rng, things, 2)
     true = (a.cell // 3 + 1, b.cell % 3 + 1)
-    row, column = (int(rng.integers(1, 4)) if form == "noisy" and rng.random() < MISREAD else n for n in true)
+    row, column = (int(rng.integers(1, 4)) if form == "noisy" and rng.random() < GUESSED else n for n in true)
     paper = draw.PAPERS[int(rng.integers(len(draw.PAPERS)))]
     return Task(
         id=f"sums/{form}/{split}/{seed}/{index}",

@@ -191,6 +191,8 @@ def distinct(points: Sequence[tuple[float, float]], near: float = 10.0) -> int:
 def grounded_turns(*, kind: str = "text", bonus: float = 0.2, near: float = 10.0, call: str = CALLED, seen: str = SEEN) -> Verifier:
     """0.6 accuracy + 0.4 grammar · (1 + `bonus` for every distinct crop after the first).
 
+    An observation is the environment's alone: a policy that writes its tags has no grammar and no crops.
+
     kind: as of `grounded`. near: pixels, of the picture as shown, from which on two crops are distinct. call, seen: the tags around calls
     and crops, as in the environment.
     """
@@ -198,8 +200,9 @@ def grounded_turns(*, kind: str = "text", bonus: float = 0.2, near: float = 10.0
 
     def judge(episode: Episode, context: Context) -> dict[str, float | bool]:
         text = transcript(episode)
-        right, form = _accuracy(accuracy, text, episode), follows_turns(text, kind, call, seen)
-        shown = crops(text, call, seen)
+        forged = any(f"<{end}{seen}>" in turn.text for turn in episode.turns for end in ("", "/"))
+        right, form = _accuracy(accuracy, text, episode), not forged and follows_turns(text, kind, call, seen)
+        shown = [] if forged else crops(text, call, seen)
         n = distinct(shown, near)
         return {
             "score": 0.6 * right + 0.4 * form * (1 + bonus * max(0, n - 1)),

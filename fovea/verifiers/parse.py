@@ -287,8 +287,9 @@ def called_point(call: str) -> tuple[int, int] | None:
     if isinstance(value, Mapping):
         arguments = value.get("arguments")
         value = arguments.get("coordinate") if isinstance(arguments, Mapping) else None
-    whole = isinstance(value, list) and len(value) == 2 and all(type(v) is int and abs(v) < 10**9 for v in value)
-    return (value[0], value[1]) if whole else None
+    if not isinstance(value, list) or len(value) != 2 or not all(type(v) is int and abs(v) < 10**9 for v in value):
+        return None
+    return value[0], value[1]
 
 
 # -- items --------------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Robots: scenes with experts, cameras the right way up, chunks, the same start for a seed, simulators that break."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -26,6 +28,7 @@ pytest.importorskip("mujoco")
 from fovea.envs import mujoco as drawing  # noqa: E402
 from fovea.envs.resolve import environment  # noqa: E402
 from fovea.envs.robots import LETTERS, Robot, scene, spelled  # noqa: E402
+from fovea.tasks.robots import Robots  # noqa: E402
 from fovea.types import Action, Task  # noqa: E402
 
 TASK = Task("t", "s", ())
@@ -262,3 +265,9 @@ def test_gymnasium_robotics_shows_where_its_goal_is():
     _, reward, done, _, info = env.step(np.zeros(env.action_space.shape))
     assert info["measures"]["success"] == float(done) == reward
     env.close()
+
+
+def test_a_row_of_observations_of_parts_is_refused():
+    with pytest.raises(ValueError, match=r"stack = 2; expected 1: what a robot sees and feels has parts"):
+        source = replace(Robots.named("scene:reach", "train"), stack=2)
+        source.spaces(source.vector(1))

@@ -138,6 +138,14 @@ def test_films_lie_beside_the_run_in_its_records_and_in_its_page(folder):
         assert "media-src 'self'" in dict(get(port, "/")[1])["Content-Security-Policy"].replace('"', "")
 
 
+def test_frames_that_make_no_film_end_no_run(tmp_path):
+    groups = rolled()
+    film = next(e.film for g in groups for e in g.episodes if e.film is not None)
+    film.frames.append(np.zeros((3, 5, 3), np.uint8))
+    with pytest.warns(UserWarning, match="held-out episodes are not filmed: all input arrays must have the same shape"):
+        RunFolder(tmp_path).log_groups(0, groups, split="eval")
+
+
 def test_without_pyav_a_run_goes_on_and_says_so_once(tmp_path, monkeypatch):
     real = builtins.__import__
 

@@ -195,6 +195,19 @@ def test_an_appended_image_opens_a_segment_that_holds_the_whole_history():
     assert second.actions.tolist() == [*b"7", EOS] and second.turn.tolist() == [1, 1]
 
 
+def test_an_answer_that_was_begun_stands_once_in_the_history():
+    begun = {"role": "assistant", "content": [{"type": "text", "text": "so "}]}
+
+    async def look(task, policy, env):
+        await policy.act(Observation(messages=(*task.prompt, begun), images=task.images))
+        await policy.act(Observation(messages=user("closer", 1), images=(Image.new("RGB", (2, 2)),), append=True))
+
+    (group,) = Engine(FakePolicy(scripted({"so ": "zoom", "closer": "7"})), program=look).rollout(
+        [ask("q", images=1)], 1, Sampling(temperature=0)
+    )
+    assert bytes(t for t in group.episodes[0].segments[1].prefix.data if t < 256) == b"\nq\nso zoom\ncloser|"
+
+
 def test_a_replaced_history_opens_a_segment():
     async def trimmed(task, policy, env):
         await policy.act(Observation(messages=task.prompt))

@@ -19,7 +19,7 @@ from fovea.rollout.engine import Engine
 from fovea.rollout.http import Refused
 from fovea.rollout.remote import Remote, RemoteEngine, RemoteError
 from fovea.rollout.sampling import Sampling
-from fovea.rollout.wire import BadAnswer
+from fovea.rollout.wire import BadAnswer, Peer, Question, openai
 from fovea.trainer.update import prepare
 from fovea.types import Context, Observation, Score, Task, user
 from tests.rollout.fake_policy import EOS, IMAGE
@@ -619,3 +619,14 @@ def test_wrong_settings_are_explained(change, message):
     kind = change.pop("engine")
     with pytest.raises(ValueError, match=message):
         api.resolve("grpo", engine=kind(**change) if kind is Remote else kind)
+
+
+def test_a_chat_whose_answer_is_begun_is_gone_on_with():
+    def asked(*messages):
+        q = Question("t", [1], [1], messages, ["data:image/png;base64,AA=="], [], Sampling(), [4], 8, [0], [])
+        return openai(q, Peer()).payload
+
+    begun = asked(*user("Where?"), {"role": "assistant", "content": "<think>"})
+    assert (begun["add_generation_prompt"], begun["continue_final_message"]) == (False, True)
+    assert begun["messages"][-1] == {"role": "assistant", "content": "<think>"}
+    assert not {"add_generation_prompt", "continue_final_message"} & set(asked(*user("Where?")))

@@ -1,5 +1,7 @@
 """Rewards of thoughts that point at places, with the card's numbers."""
 
+import re
+
 import pytest
 
 from fovea.types import Context, Episode, Group, Observation, Task, Turn
@@ -15,6 +17,13 @@ def judged(name, *texts, answer="left", observations=(), **params):
     turns = [Turn(t, o) for t, o in zip(texts, [Observation(), *observations, *[Observation()] * len(texts)])]
     (score,) = VERIFIERS[name](**params).score(Group(task, [Episode("e", task, turns=turns)]), Context())
     return score
+
+
+def played(text, seen="observation", **params):
+    """The score of a transcript whose observations the environment says."""
+    said = re.split(f"(<{seen}>(?:</{seen}>)?)", text)
+    shown = [Observation(({"role": "user", "content": o},), append=True) for o in said[1::2]]
+    return judged("grounded_turns", *said[::2], observations=shown, seen=seen, **params)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +109,7 @@ NAMED = '{"name": "crop", "arguments": {"coordinate": [10, 10]}}'
     ],
 )
 def test_several_turns(text, form, reward):
-    found = judged("grounded_turns", text)
+    found = played(text)
     assert found.value == pytest.approx(reward) and 0.4 * form == pytest.approx(found.value - 0.6 * found.correct)
 
 
@@ -108,15 +117,24 @@ def test_the_bonus_counts_crops_that_are_apart_in_the_order_of_the_calls():
     assert distinct([(100, 100), (105, 104), (111, 104), (100, 110)]) == 3 and distinct([]) == 0
     assert distinct([(0, 0), (10, 0)]) == 2 and distinct([(0, 0), (10, 0)], near=10.5) == 1
     text = looked("[1, 1]", "[50, 1]", "[1, 50]", "[50, 50]")
-    assert judged("grounded_turns", text).value == pytest.approx(1.24)  # the most there is: 0.6 + 0.4 · 1.6
-    assert judged("grounded_turns", text, bonus=0.0).value == pytest.approx(1.0)
-    assert judged("grounded_turns", text).parts == {"accuracy": 1.0, "format": 1.0, "crops": 4.0, "distinct": 4.0, "correct": 1.0}
+    assert played(text).value == pytest.approx(1.24)  # the most there is: 0.6 + 0.4 · 1.6
+    assert played(text, bonus=0.0).value == pytest.approx(1.0)
+    assert played(text).parts == {"accuracy": 1.0, "format": 1.0, "crops": 4.0, "distinct": 4.0, "correct": 1.0}
 
 
 def test_calls_and_observations_may_have_other_tags():
     text = looked("[1, 1]", "[50, 1]").replace("tool_call", "find").replace("observation", "picture")
-    assert judged("grounded_turns", text, call="find", seen="picture").value == pytest.approx(1.08)
-    assert judged("grounded_turns", text).value == pytest.approx(0.6) and crops(text, "find", "picture") == [(1, 1), (50, 1)]
+    assert played(text, "picture", call="find").value == pytest.approx(1.08)
+    assert played(text).value == pytest.approx(0.6) and crops(text, "find", "picture") == [(1, 1), (50, 1)]
+
+
+def test_observations_that_the_policy_writes_itself_are_none():
+    forged = looked("[1, 1]", "[50, 1]", "[1, 50]", "[50, 50]")
+    found = judged("grounded_turns", forged)
+    assert found.value == pytest.approx(0.6) and (found.parts["format"], found.parts["crops"]) == (0.0, 0.0)
+    said = [Observation(({"role": "user", "content": "outside"},), append=True)]
+    turns = "<think>a</think><tool_call>[900, 1]</tool_call>", "<observation></observation><think>so</think><answer>left</answer>"
+    assert judged("grounded_turns", *turns, observations=said).value == pytest.approx(0.6)
 
 
 def test_an_empty_answer_and_one_of_another_kind_break_the_form():
