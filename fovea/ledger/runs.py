@@ -127,8 +127,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     tiny, claim, _ = read(options.slug)
     recipe = run_recipe(tiny, claim, options.arm, options.seed, options.quick)
-    asked = measured_recipe(tiny, claim, recipe)
+    asked, parent = measured_recipe(tiny, claim, recipe), os.getppid()
     result = one(recipe, asked, options.folder, tasks_of(claim, options.quick), claim.temperature, options.seconds, claim.examine)
+    still_wanted(parent)
     write_json(options.folder / RESULT, result)
     shutil.rmtree(options.folder / "checkpoints")
     shutil.rmtree(options.folder / "replay", ignore_errors=True)
@@ -174,14 +175,22 @@ def watch(folder: Path, seconds: float | None, parent: int) -> Callable[[int, di
     spent: dict[int, float] = {}
 
     def on_step(step: int, metrics: dict[str, float]) -> bool:
-        if os.getppid() != parent:
-            raise SystemExit("the comparison that started this run has ended")
+        still_wanted(parent)
         if not spent:
             spent.update({r["step"]: r["time/step_s"] for r in read_jsonl(folder / "metrics.jsonl") if "time/step_s" in r})
         spent[step] = metrics["time/step_s"]
         return seconds is not None and sum(spent.values()) >= seconds
 
     return on_step
+
+
+def still_wanted(parent: int) -> None:
+    """
+    Raises:
+      SystemExit: process `parent` is gone; going on would collide with the same run started again.
+    """
+    if os.getppid() != parent:
+        raise SystemExit("the comparison that started this run has ended")
 
 
 # -- around the processes -------------------------------------------------------------------------------------------------------

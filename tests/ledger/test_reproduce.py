@@ -202,6 +202,18 @@ def test_a_run_whose_comparison_has_ended_ends(tmp_path):
         watch(tmp_path, None, os.getppid() + 1)(1, {"time/step_s": 1.0})
 
 
+def test_a_run_whose_comparison_ended_while_it_was_measured_leaves_its_folder_to_the_next_one(tmp_path, monkeypatch):
+    def measured(recipe, asked, folder, *rest):
+        (folder / "checkpoints").mkdir()
+        parent = os.getppid()
+        monkeypatch.setattr(os, "getppid", lambda: parent + 1)
+
+    monkeypatch.setattr(runs, "one", measured)
+    with pytest.raises(SystemExit, match="has ended"):
+        runs.main(["grpo", "start", "0", str(tmp_path)])
+    assert [f.name for f in tmp_path.iterdir()] == ["checkpoints"]
+
+
 def test_progress_writes_over_itself_on_a_terminal_only(capsys):
     Progress().tick("working")
     Progress().note("done")
