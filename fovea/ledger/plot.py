@@ -27,6 +27,7 @@ def plot(row: Mapping[str, Any], out: Path) -> Path:
 
     arms = row["arms"]
     colour = dict(zip(arms, COLOURS * len(arms), strict=False))
+    again = {name for i, name in enumerate(arms) if i >= len(COLOURS)}  # whose colours others have: broken lines and diamonds
     curves = any(a["curve"] for a in arms.values())
     figure = Figure(figsize=(9.6, 0.5 * len(arms) + 2.2) if curves else (6.4, 0.5 * len(arms) + 1.6), facecolor=PAPER, layout="constrained")
     FigureCanvasSVG(figure)
@@ -41,14 +42,15 @@ def plot(row: Mapping[str, Any], out: Path) -> Path:
     if curves:
         for name, arm in arms.items():
             x = [p["step"] for p in arm["curve"]]
-            both[0].plot(x, [p["mean"] for p in arm["curve"]], color=colour[name], linewidth=1.8)
+            both[0].plot(x, [p["mean"] for p in arm["curve"]], color=colour[name], linestyle="--" if name in again else "-", linewidth=1.8)
             band = [p["low"] for p in arm["curve"]], [p["high"] for p in arm["curve"]]
             both[0].fill_between(x, *band, color=colour[name], alpha=0.15, linewidth=0)
         both[0].set_xlabel("step", color=SOFT)
         both[0].set_title(f"{row['curve']} (mean, lowest to highest seed)", loc="left", color=SOFT, fontsize=9)
     ends = both[-1]
     for y, (name, arm) in enumerate(reversed(arms.items())):
-        ends.scatter(arm["values"], [y] * len(arm["values"]), color=colour[name], s=26, alpha=0.55, linewidth=0)
+        shape = "D" if name in again else "o"
+        ends.scatter(arm["values"], [y] * len(arm["values"]), color=colour[name], marker=shape, s=26, alpha=0.55, linewidth=0)
         ends.scatter([np.mean(arm["values"])], [y], color=colour[name], s=240, marker="|", linewidth=2.4)
     ends.set_yticks(range(len(arms)), [f"{n} (method)" if n == row["method"] else n for n in reversed(arms)], color=INK)
     ends.set_ylim(-0.6, len(arms) - 0.4)

@@ -40,4 +40,5 @@ CLAIM = Claim(
     tasks=100,
     tuning="with one trunk for policy and value, seed 100 ended at 124; each has its own since, and seed 101 ended at 500",
     curve="reward/mean",
+    notes=("All five seeds end at 500. The start, taken greedily, leans one way for good: 9 to 382 steps, so that the interval is wide.",),
 )
