@@ -454,6 +454,11 @@ def check_simulator(recipe: Recipe, source: Any, team: Team = ALONE) -> None:
         raise ValueError(f"{team.size} processes with a simulator; expected one: its copies step together in a single process")
 
 
+def spaces_of(source: Any) -> Any:
+    with contextlib.closing(source.vector(1)) as envs:
+        return source.spaces(envs)
+
+
 def build_network(recipe: Recipe, model: Path | None, source: Any) -> Any:
     """A simulator's policy: made for its spaces from the recipe's seed, or that of a folder."""
     with torch.random.fork_rng(devices=()):
@@ -461,10 +466,9 @@ def build_network(recipe: Recipe, model: Path | None, source: Any) -> Any:
         if recipe.model.startswith(control.PI0):
             from fovea.policies.pi0 import Pi0
 
-            spaces = source.spaces(source.vector(1))
-            made = Pi0.load(recipe.model.removeprefix(control.PI0), spaces, recipe.network, recipe.dtype, recipe.device)
+            made = Pi0.load(recipe.model.removeprefix(control.PI0), spaces_of(source), recipe.network, recipe.dtype, recipe.device)
         elif recipe.model == NETWORK:
-            made = control.build(recipe.network.kind or recipe.method.needs.policy, source.spaces(source.vector(1)), recipe.network)
+            made = control.build(recipe.network.kind or recipe.method.needs.policy, spaces_of(source), recipe.network)
         else:
             made = control.load(starts.folder(recipe.model) if starts.recipe(recipe.model) else Path(recipe.model))
             if hasattr(made, "tune"):
@@ -668,8 +672,10 @@ def build_off_policy(recipe: Recipe, policy: Any, source: Any, stream: Stream, p
     shown = ReplayBuffer(path / "shown", asked.size, 1, recipe.max_rows * spare(recipe)) if asked.share else None
 
     def demonstrate(count: int) -> list[Group]:
-        engine = VectorEngine(random, source.vector(min(recipe.max_rows, count)), recipe.seed, options={DEMONSTRATE: True})
-        return demonstrations(engine, source, count)
+        itself = all(hasattr(env.unwrapped, "demonstrate") for env in stream.engine.envs.envs)
+        copies = min(recipe.max_rows, count) if itself else 1  # a person shows one thing at a time
+        with contextlib.closing(VectorEngine(random, source.vector(copies), recipe.seed, options={DEMONSTRATE: True})) as engine:
+            return demonstrations(engine, source, count)
 
     return OffPolicy(recipe, stream, replay, random, state, shown, demonstrate)
 

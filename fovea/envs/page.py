@@ -7,7 +7,8 @@ speed, with one the chosen copy keeps to `hz` steps a second. Hands are on while
 again), and off where nothing has been heard for `STALE_S`: a tab that is closed or hangs lets go. Of several visitors one acts at a time.
 What the person says of success ends an episode: with reward 1, or with 0 as a cut.
 
-One thread speaks HTTP (`fovea.rollout.http`); the environment's thread leaves pictures and takes what was last asked for.
+One thread speaks HTTP (`fovea.rollout.http`); the environment's thread leaves pictures and takes what was last asked for. The page closes
+with the last of its copies. Where an episode is played again, what was done in it is done again, and hands do nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import math
 import sys
 import threading
 import time
+import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,7 @@ class Page:
     port: int = 0
     hz: float = 10.0
     host: str = "127.0.0.1"
+    looks = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 1 << 16:
@@ -127,7 +130,9 @@ class Person:
     """The watcher of one copy.
 
     Attributes:
-      frames: camera -> picture, what the last step showed; `count` grows with every one.
+      frames: camera -> picture, what the last step showed; `count` grows with every one. `blind`: nothing can be drawn.
+      done: at each step of the episode, what was done in the policy's place.
+      again: where an episode is played again, what is done at the next step, (None,) if nothing; None where hands act.
     """
 
     def __init__(self, desk: Desk, size: int):
@@ -137,7 +142,19 @@ class Person:
         self.axes: list[dict[str, str]] = []
         self.at = -math.inf
         self.mark: bool | None = None
+        self.seat, self.blind = -1, False
+        self.done: list[list[float] | None] = []
+        self.given: list[float] | None = None
+        self.again: tuple[Sequence[float] | None] | None = None
+        self.desk.copies += 1
+        self._leaves = weakref.finalize(self, desk.leave)
+        self._leaves.atexit = False
+
+    def close(self) -> None:
+        self.desk.seats.pop(self.seat, None)
         self.seat = -1
+        self._leaves()
+        self.desk.wait()
 
     def begin(self, scene: Any, obs: Any, rng: np.random.Generator) -> None:
         self.desk.open()
@@ -146,12 +163,14 @@ class Person:
         self.dims = self.size // getattr(scene, "chunk", 1)
         self.axes = bindings((getattr(scene, "metadata", None) or {}).get("axes", ()), self.dims)
         self.episode, self.steps, self.taken, self.acts, self.mark = self.episode + 1, 0, 0, False, None
+        self.done = []
         self._show(scene, obs)
 
     def takes(self, scene: Any, proposed: np.ndarray | None) -> np.ndarray | None:
-        self.desk.pace(self)
-        asked = self.desk.asked(self.seat)
-        self.acts = asked is not None
+        if self.again is None:
+            self.desk.pace(self)
+        asked = self.desk.asked(self.seat) if self.again is None else self.again[0]
+        self.acts, self.given = asked is not None, None if asked is None else list(asked)
         if asked is None:
             return None
         one = np.zeros(self.dims, np.float32)
@@ -175,26 +194,37 @@ class Person:
                     f"{self.desk.door.told(self.desk.address)}: nobody has taken over within {PATIENCE_S:g} s to demonstrate; expected "
                     "a person, an environment with demonstrate(), or replay.demonstrations=0"
                 )
+            self.at = time.monotonic()
             time.sleep(0.02)
         return given
 
     def sees(self, scene: Any, obs: Any) -> bool | None:
         self.steps, self.taken = self.steps + 1, self.taken + self.acts
+        self.done.append(self.given)
         self._show(scene, obs)
         mark, self.mark = self.mark, None
-        return mark
+        return mark if self.again is None else None
 
     def _show(self, scene: Any, obs: Any) -> None:
         self.at = time.monotonic()
-        if self.desk.visited or not self.frames:
-            self.frames = pictures(scene, obs)
+        if not self.blind and (self.desk.visited or not self.frames):
+            self.frames = self._seen(scene, obs)
         self.count += 1
 
+    def _seen(self, scene: Any, obs: Any) -> dict[str, np.ndarray]:
+        try:
+            return pictures(scene, obs)
+        except Exception as e:  # what drawing may raise: it costs the picture, not the run
+            self.blind = True
+            warnings.warn(f"page: {scene} is not shown: {type(e).__name__}: {e}", stacklevel=2)
+            return {}
+
     def state(self, has: Any) -> dict[str, Any]:
-        """What the page is told; pictures only where it `has` others."""
+        """What the page is told; pictures only where it `has` others. A picture may be newer than its count, never older."""
+        count = self.count
         told = {"seat": self.seat, "episode": self.episode, "steps": self.steps, "taken": self.taken, "acts": self.acts}
-        fresh = [] if has == self.count else [[name, data_uri(x)] for name, x in self.frames.items()]
-        return {**told, "count": self.count, "axes": self.axes, "frames": fresh, "idle": time.monotonic() - self.at}
+        fresh = [] if has == count else [[name, data_uri(x)] for name, x in self.frames.items()]
+        return {**told, "count": count, "axes": self.axes, "frames": fresh, "idle": time.monotonic() - self.at}
 
 
 class Desk:
@@ -202,6 +232,7 @@ class Desk:
 
     Attributes:
       address: without the token; "" until the first episode begins.
+      copies: of environments that are around. It serves until the last of them is closed.
       leader: the visitor whose hands were on last, as long as that page is open; it says which copy is watched, and how fast it steps.
     """
 
@@ -213,14 +244,29 @@ class Desk:
         self.leader, self.watched, self.slow, self.next = "", 0, True, 0.0
         self.lock = threading.Lock()
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.thread: threading.Thread | None = None
+        self.end: Callable[[], None] = lambda: None
+        self.copies, self.sat = 0, 0
 
     # -- the environments' thread ---------------------------------------------------------------------------------------------
 
     def sit(self, person: Person) -> int:
         with self.lock:
-            seat = len(self.seats)
+            seat, self.sat = self.sat, self.sat + 1
             self.seats[seat] = weakref.ref(person)
         return seat
+
+    def leave(self) -> None:
+        """A copy is gone. Any thread may find that out, also one that holds the lock, so this one neither locks nor waits."""
+        self.copies -= 1
+        if not self.copies and self.loop is not None:
+            loop, self.loop = self.loop, None
+            loop.call_soon_threadsafe(self.end)
+
+    def wait(self) -> None:
+        """Until the port is free, where the last copy is gone."""
+        if self.loop is None and self.thread is not None and self.thread is not threading.current_thread():
+            self.thread.join()
 
     @property
     def visited(self) -> bool:
@@ -249,28 +295,29 @@ class Desk:
         """
         if self.loop is not None:
             return
-        loop, ready = asyncio.new_event_loop(), threading.Event()
-        fault: list[OSError] = []
+        self.wait()
+        ready, fault = threading.Event(), list[OSError]()
 
-        async def start() -> None:
+        async def serve() -> None:
+            over = asyncio.Event()
             try:
                 server = await listen(self.handle, self.page.host, self.page.port, self.check)
                 self.address = address_of(self.page.host, server)
+                self.loop, self.end = asyncio.get_running_loop(), over.set
             except OSError as e:
                 fault.append(e)
-            ready.set()
+                return
+            finally:
+                ready.set()
+            await over.wait()
+            server.close()
 
-        def work() -> None:
-            loop.run_until_complete(start())
-            if not fault:
-                loop.run_forever()
-
-        threading.Thread(target=work, name="page", daemon=True).start()
+        self.thread = threading.Thread(target=lambda: asyncio.run(serve()), name="page", daemon=True)
+        self.thread.start()
         ready.wait()
         if fault:
             where = f"port {self.page.port} of {self.page.host}"
             raise OSError(fault[0].errno, f"page: {where} cannot be had ({fault[0].strerror}); page:0 takes a free one")
-        self.loop = loop
         self.door.at(self.address)
         print(f"take over at {self.door.told(self.address)}", file=sys.stderr, flush=True)
 
@@ -309,11 +356,10 @@ class Desk:
                 self.leader = asks.visitor
             if self.leader == asks.visitor:
                 self.watched, self.slow, self.hands = asks.seat, asks.slow, Hands(asks.seat, asks.action, now)
-            people = {seat: person for seat, ref in self.seats.items() if (person := ref()) is not None and person.frames}
+            people = {seat: person for seat, ref in list(self.seats.items()) if (person := ref()) is not None}
             if asks.mark is not None and not other and asks.seat in people:
                 people[asks.seat].mark = asks.mark
-        newest = max((p.at for p in people.values()), default=0.0)
-        seats = [p.state(asks.has.get(str(seat))) for seat, p in people.items() if newest - p.at < HERE_S]
+        seats = [p.state(asks.has.get(str(seat))) for seat, p in people.items()]
         return {"seats": seats, "other": other, "visitors": len(self.visitors), "hz": self.page.hz}
 
 

@@ -78,6 +78,10 @@ class Watched(gym.Wrapper):
         noted = {**info.get("noted", {}), "action": done, "intervened": taken is not None}
         return obs, reward, bool(terminated), bool(truncated), {**info, "noted": noted}
 
+    def close(self) -> None:
+        getattr(self.watcher, "close", lambda: None)()
+        super().close()
+
 
 class Scripted:
     """Decides by a rule, and then acts for a while as the environment's `demonstrate` says.

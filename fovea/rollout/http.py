@@ -250,7 +250,8 @@ GUARD = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Refe
 class Door:
     """Lets a browser in whose address holds the token, which becomes a cookie on the first visit.
 
-    So it stays out of the browser's history and of every later request.
+    So it stays out of the browser's history and of every later request. What another page asks for is refused: a browser sends a cookie
+    to every port of a host, and from every port of it.
 
     Args:
       name: of the cookie, to which the port is added: cookies of one host are shared by its ports.
@@ -267,8 +268,11 @@ class Door:
     def check(self, request: Request, printed_by: str) -> None:
         """
         Raises:
-          Refused: not the token.
+          Refused: not the token, or another page asks.
         """
+        origin, host = request.headers.get("origin"), request.headers.get("host", "")
+        if origin is not None and urlsplit(origin).netloc != host:
+            raise Refused(403, f"a page of {origin[:80]} asks; expected this server's own, of {host[:80]}")
         given = (request.query.get("token", ""), request.headers.get("authorization", "").removeprefix("Bearer "), self._kept(request))
         if not any(same(g, self.token) for g in given):
             raise Refused(401, f"the token is missing or wrong; open the whole address that {printed_by} printed")

@@ -8,7 +8,7 @@ What an environment says in ``info["noted"]`` is recorded with the unit: "action
 ("intervened", who then chose it, not the policy), and the rest are extras. ``info["measures"]`` at the end are parts of the score.
 
 Episodes that go on from one training step to the next (`stream`) are in the middle of a simulator, which no file can hold. What is kept is
-how to get there again: the seed and the actions so far.
+how to get there again: the seed, the actions so far, and what a person did in their place, which no seed repeats.
 """
 
 from __future__ import annotations
@@ -248,17 +248,25 @@ class VectorEngine:
         if self.senses is not None:
             self.senses.observe(torch.cat([s.extras["obs"] for g in groups for e in g.episodes for s in e.segments]))
 
+    def close(self) -> None:
+        self.envs.close()
+
+    def _people(self, e: int) -> list[Any]:
+        """Who may act by hand in an environment."""
+        return _people(self.envs.envs[e]) if hasattr(self.envs, "envs") else []
+
     def state_dict(self) -> dict[str, Any]:
         """The episodes of the stream that go on, and what they show; plain JSON."""
 
         def told(e: int, p: Playing) -> dict[str, Any]:
-            return {**vars(p), "actions": list(p.actions), "shows": _digest(self._obs[e])}
+            hands = [list(person.done) for person in self._people(e)]
+            return {**vars(p), "actions": list(p.actions), "shows": _digest(self._obs[e])} | ({"hands": hands} if hands else {})
 
         memory = {} if self._memory_EM is None else {"memory": self._memory_EM.tolist()}
         return {"playing": [p and told(e, p) for e, p in enumerate(self._playing)], **memory}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Play the episodes of a stream again up to where they were.
+        """Play the episodes of a stream again up to where they were; nobody can act meanwhile.
 
         An environment that then shows something else than it did is not deterministic; its episode is given up and counted in `lost`.
         """
@@ -266,6 +274,7 @@ class VectorEngine:
         if len(stored) != self.envs.num_envs:
             raise ValueError(f"the saved stream had {len(stored)} environments, this one has {self.envs.num_envs}; expected as many")
         shows = [p.pop("shows") if p else None for p in stored]
+        hands = [p.pop("hands", []) if p else [] for p in stored]
         self._playing = [Playing(**p) if p else None for p in stored]
         longest = max((len(p.actions) for p in self._playing if p), default=0)
         idle = np.asarray(self.envs.single_action_space.sample())
@@ -275,11 +284,22 @@ class VectorEngine:
             self._fill(lambda e, begin=begin: (Slot(Episode("", NO_TASK), 0), begin[e]) if e in begin else None)
             if t < longest:
                 sent = [p.actions[t - longest] if p and len(p.actions) >= longest - t else idle for p in self._playing]
+                self._do_again(hands, longest - t)
                 self._advance(np.stack([np.asarray(a, dtype=idle.dtype) for a in sent]))
+        for e in range(self.envs.num_envs):
+            for person in self._people(e):
+                person.again = None
         self._memory_EM = torch.tensor(state["memory"]) if "memory" in state else None
         for e, shown in enumerate(shows):
             if shown is not None and shown != _digest(self._obs[e]):
                 self._playing[e], self.lost = None, self.lost + 1
+
+    def _do_again(self, hands: Sequence[Sequence[Sequence[Any]]], left: int) -> None:
+        """Who acted `left` steps before the end of what is played again does the same in the next step, and nobody else acts."""
+        for e, done in enumerate(hands):
+            for i, person in enumerate(self._people(e)):
+                steps = done[i] if i < len(done) else ()
+                person.again = (steps[-left] if 0 < left <= len(steps) else None,)
 
     def _start(self, task: Task, context: Context, attempt: int, name: str) -> int:
         fixed = task.meta.get("seed")
@@ -360,6 +380,14 @@ class VectorEngine:
 def _of(infos: Mapping[str, Any], e: int) -> dict[str, float]:
     """The numbers of one environment among those of all; a vector environment marks in "_name" who has one."""
     return {k: float(x[e]) for k, x in infos.items() if not k.startswith("_") and infos[f"_{k}"][e]}
+
+
+def _people(env: Any) -> list[Any]:
+    found = []
+    while env is not None:
+        found += [env.watcher] if hasattr(getattr(env, "watcher", None), "again") else []
+        env = getattr(env, "env", None)
+    return found
 
 
 def _digest(obs: Any) -> str:

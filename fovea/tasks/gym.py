@@ -138,7 +138,8 @@ class Gym:
         from fovea.envs.gym import vector
 
         try:
-            return vector(self.make, count, stack=self.stack, unit_actions=True, around=self.around, **self.kwargs)
+            kwargs = self.shown().kwargs if any(getattr(w, "looks", False) for w in self.around) else self.kwargs
+            return vector(self.make, count, stack=self.stack, unit_actions=True, around=self.around, **kwargs)
         except Exception as e:
             if type(e).__module__.startswith("gymnasium."):
                 raise ValueError(f"gym:{self.name}: {e}") from e

@@ -19,11 +19,14 @@ from fovea.envs.page import DESKS, Page, bindings, wish
 from fovea.envs.parts import Part, pack, seen_in
 from fovea.envs.pixels import Reach
 from fovea.envs.watched import DEMONSTRATE, ByTurns, LimitEnds
+from fovea.policies import control
 from fovea.policies.control import Network
 from fovea.rollout.http import Refused
+from fovea.rollout.vector import VectorEngine
 from fovea.tasks.gym import Gym, wrapper
 from fovea.trainer.off_policy import succeeded
 from fovea.trainer.replay import Replay
+from fovea.types import Context, Task
 
 STALE_S, HERE_S = live.STALE_S, live.HERE_S
 NOTHING = np.zeros(2, np.float32)
@@ -39,6 +42,7 @@ def seat(monkeypatch):
     env = page(Insertion(see="numbers", limit=500))
     env.reset(seed=1)
     yield env, DESKS[page]
+    env.close()
     DESKS.clear()
 
 
@@ -127,6 +131,40 @@ def test_each_copy_has_hands_of_its_own(seat):
     assert [s["seat"] for s in ask(desk)[1]["seats"]] == [0, 1]
     del other
     assert [s["seat"] for s in ask(desk)[1]["seats"]] == [0], "a copy that is gone is not shown"
+
+
+def test_a_copy_that_waits_for_hands_stays_on_the_page(seat, monkeypatch):
+    env, desk = seat
+    other = desk.page(Insertion(see="numbers"))
+    other.reset(seed=2)
+    later = time.monotonic() + 1e4
+    monkeypatch.setattr(live.time, "monotonic", lambda: later)
+    env.step(NOTHING)
+    assert [s["seat"] for s in ask(desk)[1]["seats"]] == [0, 1], "a slow copy has its seat as a quick one has"
+    other.close()
+    assert [s["seat"] for s in ask(desk)[1]["seats"]] == [0], "and leaves it when it is closed"
+
+
+def test_where_only_a_person_can_show_anything_one_copy_plays(tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "PATIENCE_S", 0.0)
+    monkeypatch.delattr(Insertion, "demonstrate")
+    made = []
+    monkeypatch.setattr(Gym, "vector", lambda self, count, was=Gym.vector: made.append(count) or was(self, count))
+    with pytest.raises(TimeoutError, match="nobody has taken over"):
+        fovea.train(
+            "hil-serl",
+            data=Gym("fovea/Insertion-v0", {"see": "numbers", "limit": 40}, around=(Page(),)),
+            network=Network(width=8),
+            max_rows=2,
+            replay=Replay(size=200, start=20, batch=8, demonstrations=2, share=0.5),
+            steps=1,
+            eval_tasks=0,
+            threads=1,
+            out=str(tmp_path),
+            quiet=True,
+        )
+    assert made.count(2) == 1 and made[-1] == 1, "the engine that trains has both"
+    assert DESKS.pop(Page()).loop is None
 
 
 def test_a_chunk_repeats_what_the_hands_do():
@@ -230,6 +268,40 @@ def test_nothing_else_is_served(seat):
     assert ask(desk, "/", method="POST")[0] == 404 and desk.address.startswith("http://127.0.0.1:")
 
 
+def test_another_servers_page_is_refused(seat):
+    env, desk = seat
+    for other in ("http://127.0.0.1:1", "http://localhost", "null"):
+        status, answer, _ = ask(desk, headers={"Origin": other}, action=[1, 0])
+        assert status == 403 and f"a page of {other} asks; expected this server's own" in answer["error"]["message"]
+    assert not noted(env)[0]
+    assert ask(desk, headers={"Origin": desk.address}, action=[1, 0])[0] == 200 and noted(env)[0]
+
+
+def test_the_page_closes_with_its_last_copy(monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number = free.getsockname()[1]
+    page = Page(number, 10.0)
+    first, second, unused = (page(Insertion(see="numbers")) for _ in range(3))
+    first.reset(seed=1)
+    second.reset(seed=1)
+    first.close()
+    first.close()
+    del unused
+    assert DESKS[page].loop is not None
+    second.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", number), timeout=5)
+    faster = Page(number, 20.0)(Insertion(see="numbers"))
+    faster.reset(seed=1)
+    faster.close()
+    again = page(Insertion(see="numbers"))
+    again.reset(seed=1)
+    socket.create_connection(("127.0.0.1", number), timeout=5).close()
+    again.close()
+    DESKS.clear()
+
+
 @pytest.mark.parametrize(
     ("field", "found"),
     [
@@ -286,6 +358,45 @@ def test_pictures_are_those_of_the_observation_or_what_is_rendered(seat):
     row = pack(parts, {"wrist": two[..., :3], "state": [1, 2], "told": [0] * 4})
     assert list(seen_in(row, parts)) == ["wrist"] and (seen_in(row, parts)["wrist"] == two[..., :3]).all()
     assert seen_in(np.zeros(3, np.float32)) == {} == seen_in(two[..., :4])
+
+
+def test_a_picture_is_never_older_than_its_count(seat, monkeypatch):
+    env, desk = seat
+    ask(desk)
+    env.step(NOTHING)
+    person, encode = env.watcher, live.data_uri
+
+    def slowly(picture):
+        monkeypatch.setattr(live, "data_uri", encode)
+        env.step(np.ones(2, np.float32))
+        return encode(picture)
+
+    monkeypatch.setattr(live, "data_uri", slowly)
+    told = person.state(None)
+    assert person.state(told["count"])["frames"], "the step in between is still to be seen"
+
+
+def test_simulators_that_show_numbers_are_drawn_or_listed_without(monkeypatch):
+    gym_of = Gym.named("Pendulum-v1,around=page", "train")
+    envs = gym_of.vector(1)
+    assert gym_of.kwargs == {} and envs.envs[0].unwrapped.render_mode == "rgb_array"
+    envs.close()
+    page = Page()
+    unseen, broken = (page(gym.make("Pendulum-v1", render_mode=mode)) for mode in (None, "rgb_array"))
+    unseen.reset(seed=1)
+
+    def nothing():
+        raise RuntimeError("no display")
+
+    monkeypatch.setattr(broken.unwrapped, "render", nothing)
+    with pytest.warns(UserWarning, match="is not shown: RuntimeError: no display"):
+        broken.reset(seed=1)
+    broken.step(np.zeros(1, np.float32))
+    said = {"visitor": "ann", "seat": 0, "action": None, "mark": None, "has": {}}
+    assert [(s["seat"], s["frames"]) for s in DESKS[page].state(said)["seats"]] == [(0, []), (1, [])]
+    unseen.close()
+    broken.close()
+    DESKS.clear()
 
 
 def test_keys_go_where_the_environment_says():
@@ -354,6 +465,42 @@ def test_what_a_person_does_is_kept_as_what_a_script_does_is(tmp_path, monkeypat
     assert "sesame" not in (tmp_path / "config.json").read_text()
 
 
+def test_what_a_person_did_is_done_again_when_a_run_goes_on():
+    page = Page(hz=1000.0)
+    task = Task("t", "t", ())
+
+    def engine():
+        made = Gym("fovea/Insertion-v0", {"see": "numbers", "limit": 60}, around=(ByTurns(), page))
+        return VectorEngine(control.Random(made.spaces(envs := made.vector(2))), envs, 0)
+
+    def stream(driver, step, hands=None):
+        desk = DESKS[page]
+        if hands is not None:
+            seat = driver.envs.envs[0].watcher.seat
+            desk.hands = live.Hands(seat, hands, time.monotonic() + 600)
+        groups = driver.stream(task, 7, Context(step))
+        desk.hands = live.Hands()
+        return [e.segments[0].actions.tolist() for g in groups for e in g.episodes], groups
+
+    whole, first, second = engine(), engine(), engine()
+    for driver in (whole, first):
+        stream(driver, 0)
+        done, groups = stream(driver, 1, (0.25, -0.5))
+        assert groups[0].episodes[0].segments[0].extras["intervened"].all() and done[0] == [[0.25, -0.5]] * 7
+    people = [env.watcher for env in second.envs.envs]
+    for person in people:
+        person.mark = True
+    state = json.loads(json.dumps(first.state_dict()))
+    DESKS[page].asked = lambda seat: (1.0, 1.0)
+    second.load_state_dict(state)
+    del DESKS[page].asked
+    assert second.lost == 0 and second.state_dict() == state and not any(person.again for person in people)
+    assert stream(second, 2)[0] == stream(whole, 2)[0]
+    for driver in (whole, first, second):
+        driver.close()
+    DESKS.clear()
+
+
 def test_a_browser_takes_over_by_its_keys(chromium, seat, monkeypatch):
     env, desk = seat
     tab = chromium.new_page(viewport={"width": 1200, "height": 800})
@@ -403,3 +550,19 @@ def test_a_browser_takes_over_by_its_keys(chromium, seat, monkeypatch):
     tab.close()
     monkeypatch.setattr(live, "STALE_S", 0.0)
     assert not noted(env)[0] and not faults
+
+
+def test_what_was_said_while_the_run_was_out_of_reach_is_dropped(chromium, seat):
+    env, desk = seat
+    tab = chromium.new_page()
+    tab.goto(desk.door.whole(desk.address))
+    tab.wait_for_selector("#stage img[src^='data:image/png']", state="attached")
+    tab.route("**/state", lambda route: route.abort())
+    tab.wait_for_selector("#who:has-text('no answer')")
+    tab.keyboard.press("Enter")
+    tab.wait_for_timeout(200)
+    tab.unroute("**/state")
+    tab.wait_for_selector("#who:has-text('the policy acts')")
+    tab.wait_for_timeout(100)
+    assert env.watcher.mark is None
+    tab.close()

@@ -74,7 +74,7 @@
       by("who").textContent = mine.acts ? "a person acts" : "the policy acts";
       document.body.className = mine.acts ? "mine" : "policy";
       const where = "copy " + place(seat) + ", episode " + mine.episode + ", step " + mine.steps + ", " + mine.taken + " taken over";
-      by("note").textContent = (told.other ? "somebody else has their hands on · " : "") + (mine.idle > 1 ? "the run is learning · " : "") + (slow ? told.hz + " steps a second · " : "full speed · ") + where;
+      by("note").textContent = (mine.frames.length ? "" : "it draws no pictures · ") + (told.other ? "somebody else has their hands on · " : "") + (mine.idle > 1 ? "the run is learning · " : "") + (slow ? told.hz + " steps a second · " : "full speed · ") + where;
     }
     const list = by("seats");
     if ([...list.children].map((b) => b.dataset.seat).join() !== ordered().join()) list.replaceChildren(...ordered().map((s) => h("button", { "data-seat": s, onclick: () => choose(s) }, h("img", { alt: "" }), h("span", null, ""))));
@@ -89,13 +89,14 @@
 
   async function tick() {
     const sent = mark;
+    mark = null;
     try {
       const body = JSON.stringify({ visitor, seat, action: document.hasFocus() ? action() : null, mark: sent, slow, has });
       const answer = await fetch("/state", { method: "POST", body, credentials: "same-origin" });
       if (!answer.ok) throw new Error((await answer.json()).error.message);
-      if (mark === sent) mark = null;
       draw(await answer.json());
     } catch (e) {
+      mark = null;  // what was said of an episode says nothing of the one that runs when the answer comes back
       document.body.className = "";
       by("who").textContent = "no answer from the run: " + e.message;
     }
