@@ -152,8 +152,8 @@ def _spans(text: str, call: str, seen: str) -> list[tuple[str, str]]:
     """Every tag, under its usual name, with what stands between it and the next one."""
     usual = {"think": "think", "answer": "answer", call: CALLED, seen: SEEN}
     tags = list(re.finditer(f"<(/?)({'|'.join(map(re.escape, usual))})>", text))
-    ends = [*(t.start() for t in tags[1:]), len(text)]
-    return [(f"<{t[1]}{usual[t[2]]}>", text[t.end() : end]) for t, end in zip(tags, ends, strict=True)]
+    starts = [*(t.start() for t in tags), len(text)]
+    return [(f"<{t[1]}{usual[t[2]]}>", text[t.end() : end]) for t, end in zip(tags, starts[1:], strict=True)]
 
 
 def follows_turns(text: str, kind: str = "text", call: str = CALLED, seen: str = SEEN) -> bool:

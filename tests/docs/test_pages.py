@@ -33,6 +33,8 @@ EXCUSED = {
     ("engine", "a measurement of several minutes"),
     ("ledger", "four arms, five seeds, an hour"),
     ("processes", "it starts processes of its own; tests/trainer/test_distributed.py does the same"),
+    ("ray", "it starts a cluster; tests/rollout/test_rayed.py does the same"),
+    ("ray", "needs machines"),
     ("remote", "needs a server at this address"),
     ("services", "an agent at a slow desktop takes minutes"),
     ("share", "needs an account"),

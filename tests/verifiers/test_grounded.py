@@ -105,6 +105,8 @@ NAMED = '{"name": "crop", "arguments": {"coordinate": [10, 10]}}'
         (looked(end="<think>so</think><think>left</think><answer>left</answer>"), 0.0, 0.6),
         (looked(end="<think>so</think><answer>right</answer>"), 1.0, 0.4),
         ("<answer>left</answer>", 0.0, 0.6),
+        ("left", 0.0, 0.0),
+        ("", 0.0, 0.0),
         (looked("[10, 10]", end=""), 0.0, 0.0),
     ],
 )
