@@ -12,6 +12,7 @@ from fovea.ledger import Accuracy, Claim
 from fovea.methods.grpo import GRPO
 from fovea.methods.sft import SFT
 from fovea.recipe import Recipe
+from fovea.recipes import grpo
 from fovea.rollout.sampling import Sampling
 from fovea.verifiers import With, weighted
 
@@ -54,26 +55,16 @@ warm = Recipe(
 warm_single = warm.replace(name="vigorl-warm-single", data="marks:grounded", environment=None)
 warm_plain = warm_single.replace(name="vigorl-warm-plain", data="marks:plain")
 
-real = Recipe(
+real = grpo.real.replace(
     name="vigorl-real",
-    model="Qwen2.5-VL-3B-Instruct",
-    freeze=("tower",),
-    dtype="bfloat16",
-    gradient_checkpointing=True,
-    device="cuda",
-    data="train.jsonl",
     environment=f"zoom:looks={CROPS},offset=182,crop=672,tool=search_coordinate",
     reward="grounded_turns",
     method=METHOD,
     sampling=Sampling(max_new_tokens=1024, top_p=0.99, stop=STOP),
-    tasks_per_step=128,
-    group_size=8,
     updates_per_rollout=2,
     micro_batch=4,
     steps=500,
-    learning_rate=1e-6,
     warmup_steps=25,
-    weight_decay=0.01,
     max_grad_norm=0.2,
     eval_temperature=0.5,
 )
