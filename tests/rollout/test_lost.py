@@ -11,9 +11,11 @@ import torch
 
 from fovea import api
 from fovea.policies.lora import LoRA, adapted, weight_of
-from fovea.rollout import rayed
 from fovea.rollout.engine import TRIES, Engine, Lost
-from fovea.rollout.rayed import FarWorker, Ray, RayEngine
+from fovea.rollout.rayed import Crew, Ray, RayEngine, WorkerFailed
+from fovea.rollout.rayed.actors import heard, told
+from fovea.rollout.rayed.cluster import connect
+from fovea.rollout.rayed.crew import FarWorker, files, published
 from fovea.rollout.remote import Remote
 from fovea.rollout.sampling import Sampling
 from fovea.rollout.services import Answer, Question, RolloutService, Weights, Worker, running
@@ -142,7 +144,7 @@ def in_turns(crew, count):
 @pytest.mark.parametrize(("deadly", "count"), [("renew", 1), ("renew", 3), ("answer", 1), ("answer", 3)])
 def test_in_turns_a_worker_that_goes_again_and_again_ends_the_run(deadly, count):
     crew = FakeCrew(deadly)
-    with pytest.raises(rayed.WorkerFailed, match=ENDED):
+    with pytest.raises(WorkerFailed, match=ENDED):
         in_turns(crew, count)
     assert crew.counts["workers_lost"] == TRIES
 
@@ -157,7 +159,7 @@ def test_services_end_with_a_worker_that_goes_again_and_again(deadly, count):
     crew = FakeCrew(deadly)
     service = RolloutService(crew.workers)
     service.publish(Weights(0, {}))
-    with pytest.raises(rayed.WorkerFailed, match=ENDED):
+    with pytest.raises(WorkerFailed, match=ENDED):
         simulated(ended())
     assert crew.counts["workers_lost"] == TRIES
 
@@ -220,8 +222,8 @@ def test_what_is_raised_in_a_worker_is_told_with_its_line():
     async def fails():
         raise ValueError("no such job")
 
-    with pytest.raises(rayed.WorkerFailed, match=r"ValueError: no such job \(.*test_lost.py:\d+ on "):
-        rayed.heard(asyncio.run(rayed.told(fails)))
+    with pytest.raises(WorkerFailed, match=r"ValueError: no such job \(.*test_lost.py:\d+ on "):
+        heard(asyncio.run(told(fails)))
 
 
 @pytest.mark.parametrize("wrong", [{"workers": 0}, {"environments": -1}, {"gpus": -0.5}])
@@ -240,7 +242,7 @@ def test_a_recipe_says_where_it_runs_and_means_the_same():
 def test_ray_that_is_absent_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"pip install 'fovea-rl\[ray\]'"):
-        rayed.connect(Ray())
+        connect(Ray())
 
 
 def fake_ray(*machines):
@@ -276,7 +278,7 @@ def test_placements_that_no_machine_has_are_refused(monkeypatch, asked, words, u
     fake.up = up
     monkeypatch.setitem(sys.modules, "ray", fake)
     with pytest.raises(ValueError, match=words):
-        rayed.connect(Ray(address="auto", **asked))
+        connect(Ray(address="auto", **asked))
     assert fake.up == up  # a connection that was not there is not left behind
 
 
@@ -291,12 +293,12 @@ def test_placements_that_no_machine_has_are_refused(monkeypatch, asked, words, u
 def test_placements_that_fit_are_taken(monkeypatch, asked):
     fake = fake_ray(*MACHINES)
     monkeypatch.setitem(sys.modules, "ray", fake)
-    assert rayed.connect(Ray(address="auto", **asked)) == (fake, True) and fake.up
+    assert connect(Ray(address="auto", **asked)) == (fake, True) and fake.up
 
 
 def test_environments_in_workers_have_names(monkeypatch):
     with pytest.raises(ValueError, match="every worker makes its own"):
-        rayed.Crew(Ray(environments=1), None, Sampling(), Fragile)
+        Crew(Ray(environments=1), None, Sampling(), Fragile)
 
 
 def test_services_take_their_answers_from_here_or_from_actors():
@@ -309,13 +311,13 @@ def test_services_take_their_answers_from_here_or_from_actors():
 def test_adapters_travel_folded_into_what_they_change(tmp_path):
     pytest.importorskip("peft")
     policy = api.load_policy("tiny", lora=LoRA(rank=2), seed=1)
-    for name, content in rayed.files(policy).items():
+    for name, content in files(policy).items():
         (tmp_path / name).write_bytes(content.tobytes())
     far = Worker(api.load_policy(tmp_path), Sampling())
     with torch.no_grad():
         for p in policy.parameters():
             p += 0.01
-    sent = wire.unpack(wire.pack(rayed.published(policy)))
+    sent = wire.unpack(wire.pack(published(policy)))
     far.take(Weights(1, sent))
     own = dict(far.policy.named_parameters())
     changed = {f"vlm.{n}.weight": weight_of(layer) for n, layer in adapted(policy.model.vlm)}

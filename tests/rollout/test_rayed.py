@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import fovea
-from fovea.rollout import rayed
 from fovea.rollout.engine import Engine
-from fovea.rollout.rayed import Ray
+from fovea.rollout.rayed import Ray, WorkerFailed
+from fovea.rollout.rayed.crew import FarEnvironment
 from fovea.trainer import checkpoint as ckpt
 from fovea.trainer.asynchronous import Asynchronous
 from fovea.types import Score
@@ -65,7 +65,7 @@ def cluster():
 @pytest.fixture
 def killed(monkeypatch):
     """At its fifth step the environment's worker is killed, in the middle of that episode, and with it a rollout worker."""
-    steps, old = itertools.count(1), rayed.FarEnvironment.step
+    steps, old = itertools.count(1), FarEnvironment.step
 
     async def step(self, action):
         if next(steps) == 5:
@@ -74,7 +74,7 @@ def killed(monkeypatch):
                 ray.kill(self.crew.workers[0].actor)
         return await old(self, action)
 
-    monkeypatch.setattr(rayed.FarEnvironment, "step", step)
+    monkeypatch.setattr(FarEnvironment, "step", step)
 
 
 @pytest.fixture
@@ -132,5 +132,5 @@ def test_services_on_actors_keep_their_books_when_one_is_killed(tmp_path, monkey
 
 
 def test_what_cannot_be_made_in_a_worker_is_said(tmp_path):
-    with pytest.raises(rayed.WorkerFailed, match=r"environment = 'desk:nonsense' in a worker: (.|\n)*nonsense"):
+    with pytest.raises(WorkerFailed, match=r"environment = 'desk:nonsense' in a worker: (.|\n)*nonsense"):
         fovea.train("grpo", out=tmp_path, engine=Ray(environments=1), steps=1, **{**RUN, "environment": "desk:nonsense"})
