@@ -1,6 +1,7 @@
 """Workers and environments that go: what is asked again, what begins anew, and what is said of the rest."""
 
 import asyncio
+import itertools
 import sys
 from collections import Counter
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from fovea.rollout.engine import TRIES, Engine, Lost
 from fovea.rollout.rayed import Crew, Ray, RayEngine, WorkerFailed
 from fovea.rollout.rayed.actors import heard, told
 from fovea.rollout.rayed.cluster import connect
-from fovea.rollout.rayed.crew import FarWorker, files, published
+from fovea.rollout.rayed.crew import FarEnvironment, FarWorker, files, published
 from fovea.rollout.remote import Remote
 from fovea.rollout.sampling import Sampling
 from fovea.rollout.services import Answer, Question, RolloutService, Weights, Worker, running
@@ -168,6 +169,32 @@ def test_losses_with_answers_between_them_end_nothing():
     crew = FakeCrew("answer", lives=TRIES)
     episodes = in_turns(crew, 1) + in_turns(crew, 1)
     assert not any(e.error for e in episodes) and crew.counts["workers_lost"] == 2 * (TRIES - 1)
+
+
+def test_who_is_waited_for_is_said_once(caplog):
+    class Homeless(FakeCrew):
+        """Actors that find no place for two minutes and a half."""
+
+        async def reach(self, call):
+            await asyncio.sleep(150)
+            return await super().reach(call)
+
+    crew = Homeless(workers=2)
+    crew.hand = lambda: SimpleNamespace(load=0, actor=SimpleNamespace(reset=SimpleNamespace(remote=lambda *given: "reset")))
+    crew.numbers = itertools.count()
+
+    async def waits():
+        await crew.workers[1].renew(Weights(4, {}))
+        await FarEnvironment(crew).reset(Task("t7", "s", ()), 0)
+
+    simulated(waits())
+    assert [r.message.partition(";")[0] for r in caplog.records] == [
+        "since 60 s a run waits for rollout worker 2 of 2 to take version 4 of the weights",
+        "since 60 s a run waits for an environment worker to begin task 't7'",
+    ]
+    caplog.clear()
+    simulated(FakeCrew().workers[0].renew(Weights(4, {})))
+    assert not caplog.records
 
 
 class Fragile:

@@ -9,6 +9,7 @@ import itertools
 import logging
 import tempfile
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -29,6 +30,7 @@ from fovea.types import Action, Observation, Task
 log = logging.getLogger(__name__)
 
 CALLS = 4096  # of one actor at a time
+PATIENCE_S = 60.0  # with an actor that may have no place to begin
 
 
 class Crew:
@@ -191,7 +193,9 @@ class FarWorker:
             raise WorkerFailed(f"a rollout worker has ended {self.fruitless} times without an answer, the last time: {self.why}")
         if self.actor is None:
             self.actor = self.crew.responder()
-        await self._ask("renew", await self.crew.stored(weights))
+        number = self.crew.workers.index(self) + 1
+        with saying(f"rollout worker {number} of {len(self.crew.workers)} to take version {weights.version} of the weights"):
+            await self._ask("renew", await self.crew.stored(weights))
         self.version = weights.version
 
     async def _ask(self, what: str, *given: Any) -> Any:
@@ -230,7 +234,9 @@ class FarEnvironment:
         self.hand.load += 1
 
     async def reset(self, task: Task, seed: int) -> Observation:
-        return await self._ask("reset", replace(task, verifier="", params={}), seed)  # which may be no plain data, and are not for it
+        task = replace(task, verifier="", params={})  # which may be no plain data, and are not for it
+        with saying(f"an environment worker to begin task {task.id!r}"):
+            return await self._ask("reset", task, seed)
 
     async def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         return await self._ask("step", action)
@@ -252,6 +258,17 @@ class Demonstrating(FarEnvironment):
 
     async def demonstrate(self) -> str:
         return await self._ask("demonstrate")
+
+
+@contextlib.contextmanager
+def saying(who: str) -> Iterator[None]:
+    """Who is waited for, said once where the block takes long: where a machine has left the cluster an actor may find no place again."""
+    words = f"since {PATIENCE_S:g} s a run waits for {who}; if a machine has left the cluster, `ray status` shows what has no room"
+    late = asyncio.get_running_loop().call_later(PATIENCE_S, log.warning, words)
+    try:
+        yield
+    finally:
+        late.cancel()
 
 
 def files(policy: Any) -> dict[str, np.ndarray]:
