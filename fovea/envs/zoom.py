@@ -1,9 +1,10 @@
-"""A crop tool: look at the whole picture, ask for a region or the surroundings of a point, see it enlarged, answer."""
+"""Crop tools: look at the whole picture, ask for a region (`Zoom`) or the surroundings of a point (`Look`), see it enlarged, answer."""
 
 from __future__ import annotations
 
 import json
 import re
+from abc import ABC, abstractmethod
 from typing import Any
 
 from PIL import Image, ImageDraw
@@ -26,73 +27,46 @@ DOT = (255, 0, 0), 7
 """Colour and radius, in pixels of the picture as shown."""
 
 
-class Zoom:
-    """The task's first picture, with a tool that enlarges a part of it.
+class CropTool(ABC):
+    """The task's first picture, with a tool that enlarges a part of it; what the tools of this file share.
 
-    Action: text; ``<zoom>x1,y1,x2,y2</zoom>`` asks for a region, in pixels of the picture as shown, x right, y down, (x2, y2) exclusive.
-    Any other text is the answer and ends the episode, and so does every text once the looks are used up. The verifier judges it.
-
-    With an `offset` a look is at a point, called in JSON: ``<tool_call>{"name": ..., "arguments": {"coordinate": [x, y]}}</tool_call>``, or
-    ``[x, y]`` alone. The crop comes between ``<observation>`` tags, and after the last one the environment thinks `LAST` and opens the
-    answer, so that the policy has nothing left but to give it. What the environment says is never trained on.
+    A text that asks for no part is the answer and ends the episode, and so does every text once the looks are used up. The verifier
+    judges it.
 
     Args:
-      history: "append" adds the crop to the conversation; "trim" shows the crop alone with the question, so the second turn does not pay
-        for the first picture.
-      looks: zooms per episode.
+      looks: parts that may be asked for.
       side: longest side in pixels to which pictures are scaled for the policy (0: as they are). Crops come from the full resolution.
-      invalid_reward: reward of a zoom that names no region inside the picture; it uses up a look.
-      offset: a look is at a point, and shows a square of twice this many pixels of the picture as shown around it, less what is outside
-        (0: looks are at boxes).
-      crop: side in pixels to which that square is resized, also where it was cut at an edge (0: the longest side of the picture as shown).
-      dot: a red dot at the point.
-      call, seen: the tags around calls and crops.
-      tool: name of the tool in the prompt, which explains the form of a reply; "" says nothing, for a model that has learned the form.
+      invalid_reward: reward of a look at nothing inside the picture; it uses up a look.
     """
 
-    def __init__(
-        self,
-        history: str = "append",
-        looks: int = 1,
-        side: int = 0,
-        invalid_reward: float = 0.0,
-        offset: int = 0,
-        crop: int = 0,
-        dot: bool = False,
-        tool: str = "",
-        call: str = CALLED,
-        seen: str = SEEN,
-    ):
-        if history not in ("append", "trim"):
-            raise ValueError(f"history = {history!r}; expected 'append' or 'trim'")
-        if offset < 0 or crop < 0 or looks < 0:
-            raise ValueError(f"offset = {offset}, crop = {crop}, looks = {looks}; expected 0 or more")
-        if not offset and (crop or dot or tool):
-            raise ValueError(f"crop = {crop}, dot = {dot}, tool = {tool!r}, but offset = 0: looks at boxes know none of them")
-        if offset and history != "append":
-            raise ValueError(
-                f"history = {history!r} with offset = {offset}; expected 'append', as thoughts about points build on each other"
-            )
-        self.history, self.looks, self.side, self.invalid_reward = history, looks, side, invalid_reward
-        self.offset, self.crop, self.dot, self.tool, self.call, self.seen = offset, crop, dot, tool, call, seen
+    def __init__(self, looks: int, side: int, invalid_reward: float):
+        if looks < 0:
+            raise ValueError(f"looks = {looks}; expected 0 or more")
+        self.looks, self.side, self.invalid_reward = looks, side, invalid_reward
+
+    @abstractmethod
+    def how(self) -> str:
+        """What the prompt says about the tool."""
+
+    @abstractmethod
+    def corners(self, said: str) -> list[float] | None:
+        """x1, y1, x2, y2 of the part that a text asks for, in pixels of the picture as shown; None where it asks for none."""
+
+    @abstractmethod
+    def enlarged(self, box: tuple[int, int, int, int], corners: list[float]) -> Observation:
+        """The part, `box` in pixels of the original."""
 
     def reset(self, task: Task, seed: int) -> Observation:
         first = task.images[0] if task.images else None
         if first is None or isinstance(first, Video):
             found = "no image" if first is None else "a clip where its first image should be"
-            raise ValueError(f"task {task.id!r} has {found}; the zoom environment needs at least one")
-        self.task, self.left, self.crops, self.whole, self.turn, self.opened = task, self.looks, [], first, 0, ""
+            raise ValueError(f"task {task.id!r} has {found}; a crop tool needs at least one")
+        self.task, self.left, self.whole, self.turn, self.begun = task, self.looks, first, 0, ""
         self.shown = fit(first, self.side)
-        return Observation(messages=with_text(task.prompt, self._how()), images=(self.shown, *task.images[1:]))
-
-    def _how(self) -> str:
-        size = {"width": self.shown.width, "height": self.shown.height}
-        if not self.offset:
-            return HOW.format(**size)
-        return HOW_POINTS.format(looks=self.looks, call=point_call(("x", "y"), self.tool, self.call), **size) if self.tool else ""
+        return Observation(messages=with_text(task.prompt, self.how()), images=(self.shown, *task.images[1:]))
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        corners = self._corners(str(action.value))
+        corners = self.corners(str(action.value))
         self.turn += 1
         if corners is None or self.left == 0:
             return Observation(), 0.0, True, False, {}
@@ -101,13 +75,9 @@ class Zoom:
         if box is None:
             said = user("This box is not inside the picture. Answer now.", images=0)
             return Observation(messages=said, append=True), self.invalid_reward, False, False, {"invalid": True}
-        self.crops.append(box)
-        if self.offset:
-            return self._around(box, corners), 0.0, False, False, {"box": box}
-        crop = fit(self.whole.crop(box), self.side or max(self.shown.size))
-        if self.history == "trim":
-            return Observation(messages=only_image(self.task.prompt), images=(crop,)), 0.0, False, False, {"box": box}
-        return Observation(messages=user("Here is that part."), images=(crop,), append=True), 0.0, False, False, {"box": box}
+        seen = self.enlarged(box, corners)
+        self.begun = begun(seen.messages)
+        return seen, 0.0, False, False, {"box": box}
 
     def demonstrate(self) -> str:
         """What the task's `meta["turns"]` says in this turn, less what is begun already; without any, its gold answer.
@@ -121,18 +91,94 @@ class Zoom:
         if self.turn >= len(turns):
             raise ValueError(f"task {self.task.id!r}: meta['turns'] has {len(turns)} turns, and turn {self.turn + 1} is asked for")
         said = turns[self.turn]
-        return said.partition("<answer>")[2] if self.opened else said
+        return said.partition("<answer>")[2] if self.begun else said
 
-    def _corners(self, said: str) -> list[float] | None:
-        """The box that a text asks for, in pixels of the picture as shown; None where it asks for none."""
-        if not self.offset:
-            call = CALL.search(said)
-            return [number(x) for x in call.groups()] if call else None
+    def _box(self, corners: list[float]) -> tuple[int, int, int, int] | None:
+        """Corners in pixels of the shown picture -> whole pixels of the original, clipped to it; None when nothing is left."""
+        original = self.whole
+        scale = (original.width / self.shown.width, original.height / self.shown.height) * 2
+        if not all(abs(c) < 1e6 for c in corners):
+            return None
+        x1, y1, x2, y2 = (round(c * s) for c, s in zip(corners, scale, strict=True))
+        x1, y1, x2, y2 = max(0, x1), max(0, y1), min(original.width, x2), min(original.height, y2)
+        return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+
+
+class Zoom(CropTool):
+    """A tool that enlarges a region.
+
+    Action: text; ``<zoom>x1,y1,x2,y2</zoom>`` asks for a region, in pixels of the picture as shown, x right, y down, (x2, y2) exclusive.
+
+    Args:
+      history: "append" adds the crop to the conversation; "trim" shows the crop alone with the question, so the second turn does not pay
+        for the first picture.
+      looks, side, invalid_reward: of `CropTool`.
+    """
+
+    def __init__(self, history: str = "append", looks: int = 1, side: int = 0, invalid_reward: float = 0.0):
+        super().__init__(looks, side, invalid_reward)
+        if history not in ("append", "trim"):
+            raise ValueError(f"history = {history!r}; expected 'append' or 'trim'")
+        self.history = history
+
+    def how(self) -> str:
+        return HOW.format(width=self.shown.width, height=self.shown.height)
+
+    def corners(self, said: str) -> list[float] | None:
+        call = CALL.search(said)
+        return [number(x) for x in call.groups()] if call else None
+
+    def enlarged(self, box: tuple[int, int, int, int], corners: list[float]) -> Observation:
+        crop = fit(self.whole.crop(box), self.side or max(self.shown.size))
+        if self.history == "trim":
+            return Observation(messages=only_image(self.task.prompt), images=(crop,))
+        return Observation(messages=user("Here is that part."), images=(crop,), append=True)
+
+
+class Look(CropTool):
+    """A tool that enlarges the surroundings of a point (ViGoRL, arXiv 2505.23678).
+
+    Action: text; ``<tool_call>{"name": ..., "arguments": {"coordinate": [x, y]}}</tool_call>``, or ``[x, y]`` alone between the tags, asks
+    for a point in pixels of the picture as shown. The crop comes between ``<observation>`` tags. After the last one the environment thinks
+    `LAST` and opens the answer, so that the policy has nothing left but to give it. What the environment says is never trained on.
+
+    Args:
+      tool: its name in the prompt, which explains the form of a reply; "" says nothing, for a model that has learned the form.
+      looks, side, invalid_reward: of `CropTool`.
+      offset: a look shows a square of twice this many pixels of the picture as shown around the point, less what is outside.
+      crop: side in pixels to which that square is resized, also where it was cut at an edge (0: the longest side of the picture as shown).
+      dot: a red dot at the point.
+      call, seen: the tags around calls and crops.
+    """
+
+    def __init__(
+        self,
+        tool: str = "",
+        looks: int = 4,
+        side: int = 0,
+        invalid_reward: float = 0.0,
+        offset: int = 182,
+        crop: int = 0,
+        dot: bool = False,
+        call: str = CALLED,
+        seen: str = SEEN,
+    ):
+        super().__init__(looks, side, invalid_reward)
+        if offset < 1 or crop < 0:
+            raise ValueError(f"offset = {offset}, crop = {crop}; expected at least 1, and 0 or more")
+        self.tool, self.offset, self.crop, self.dot, self.call, self.seen = tool, offset, crop, dot, call, seen
+
+    def how(self) -> str:
+        if not self.tool:
+            return ""
+        call = point_call(("x", "y"), self.tool, self.call)
+        return HOW_POINTS.format(width=self.shown.width, height=self.shown.height, looks=self.looks, call=call)
+
+    def corners(self, said: str) -> list[float] | None:
         point = called_point(tagged(said, self.call) or "")
         return [point[0] - self.offset, point[1] - self.offset, point[0] + self.offset, point[1] + self.offset] if point else None
 
-    def _around(self, box: tuple[int, int, int, int], corners: list[float]) -> Observation:
-        """The crop, and behind the last one the answer that is begun."""
+    def enlarged(self, box: tuple[int, int, int, int], corners: list[float]) -> Observation:
         crop = self.whole.crop(box)
         if self.dot:
             across, down = self.whole.width / self.shown.width, self.whole.height / self.shown.height
@@ -144,18 +190,7 @@ class Zoom:
         messages: tuple[Message, ...] = ({"role": "user", "content": shown},)
         if self.left == 0:
             messages += ({"role": "assistant", "content": [{"type": "text", "text": f"<think>{LAST}</think><answer>"}]},)
-        self.opened = begun(messages)
         return Observation(messages=messages, images=(crop.resize((side, side), Image.Resampling.BICUBIC),), append=True)
-
-    def _box(self, corners: list[float]) -> tuple[int, int, int, int] | None:
-        """Corners in pixels of the shown picture -> whole pixels of the original, clipped to it; None when nothing is left."""
-        original = self.whole
-        scale = (original.width / self.shown.width, original.height / self.shown.height) * 2
-        if not all(abs(c) < 1e6 for c in corners):
-            return None
-        x1, y1, x2, y2 = (round(c * s) for c, s in zip(corners, scale, strict=True))
-        x1, y1, x2, y2 = max(0, x1), max(0, y1), min(original.width, x2), min(original.height, y2)
-        return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
 
 
 def point_call(point: tuple[object, object], tool: str = "", call: str = CALLED) -> str:

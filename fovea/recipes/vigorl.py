@@ -26,7 +26,7 @@ tiny = Recipe(
     model="vigorl:warm",
     freeze=("tower",),
     data="marks",
-    environment=f"zoom:looks={CROPS},side=64,offset=3,crop=64,{TAGS}",
+    environment=f"look:looks={CROPS},side=64,offset=3,crop=64,{TAGS}",
     method=METHOD,
     sampling=Sampling(max_new_tokens=80, stop=("</find>", "</answer>")),
     tasks_per_step=4,
@@ -57,7 +57,7 @@ warm_plain = warm_single.replace(name="vigorl-warm-plain", data="marks:plain")
 
 real = grpo.real.replace(
     name="vigorl-real",
-    environment=f"zoom:looks={CROPS},offset=182,crop=672,tool=search_coordinate",
+    environment=f"look:search_coordinate,looks={CROPS},offset=182,crop=672",
     reward="grounded_turns",
     method=METHOD,
     sampling=Sampling(max_new_tokens=1024, top_p=0.99, stop=STOP),
@@ -71,7 +71,7 @@ real = grpo.real.replace(
 
 gui = real.replace(
     name="vigorl-gui",
-    environment=f"zoom:looks={CROPS},offset=50,crop=384,dot=true,tool=search_coordinate",
+    environment=f"look:search_coordinate,looks={CROPS},offset=50,crop=384,dot=true",
     reward=weighted({"turns": (1.0, "grounded_turns", {"kind": "point"})}, correct_from="turns"),
 )
 

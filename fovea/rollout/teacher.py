@@ -4,7 +4,7 @@
     for task in taught(Engine(policy), source, tool="search_coordinate"):
         task.meta["turns"], task.meta["response"]                 # one chain: in turns for a crop tool, and as one reply
 
-Columns "turns" or "response" of a file are read back as they are, so a start is SFT on it, with the environment "zoom" where it has turns.
+Columns "turns" or "response" of a file are read back as they are, so a start is SFT on it, with the environment "look" where it has turns.
 """
 
 from __future__ import annotations

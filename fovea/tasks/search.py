@@ -201,7 +201,7 @@ def in_turns(
     rng: np.random.Generator | None = None,
     call: str = CALLED,
 ) -> tuple[str, ...]:
-    """The replies of an episode with a crop tool (`fovea.envs.zoom.Zoom` with an offset), as `meta["turns"]`.
+    """The replies of an episode with a crop tool (`fovea.envs.zoom.Look`), as `meta["turns"]`.
 
     The text up to the end of the sentence that cites a place is a thought, followed by a look at that place; a place that was looked at is
     no look again, and its sentence belongs to the next thought. At most `limit` looks, then `last` and the answer.

@@ -26,7 +26,7 @@ from fovea.checks import (
     probe_tasks,
 )
 from fovea.envs.answer import Answer
-from fovea.envs.zoom import Zoom
+from fovea.envs.zoom import Look, Zoom
 from fovea.methods.sac import SAC
 from fovea.tasks.gates import AccuracyRange, All, DynamicSampling
 from fovea.tasks.samplers import Mixture, Sequential, Shuffled
@@ -153,7 +153,7 @@ def test_a_verifier_that_is_slow_on_long_text():
 # -- environments ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("environment", "rules"), [(Answer, 4), (Zoom, 5)])  # one that demonstrates has a rule more
+@pytest.mark.parametrize(("environment", "rules"), [(Answer, 4), (Zoom, 5), (Look, 5)])  # one that demonstrates has a rule more
 def test_built_in_environments(environment, rules):
     assert len(check(environment)) == rules
 

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 from PIL import Image
 
-from fovea.envs.zoom import Zoom, fit
+from fovea.envs.zoom import Look, Zoom, fit
 from fovea.rollout.engine import Engine
 from fovea.rollout.sampling import Sampling
 from fovea.types import Action, Task, begun, user
@@ -94,7 +94,7 @@ def at(x, y):
 
 
 def test_a_look_at_a_point_shows_its_surroundings_less_what_is_outside():
-    env = Zoom(looks=3, offset=50, crop=96)
+    env = Look(looks=3, offset=50, crop=96)
     env.reset(task(picture(1000, 800)), 0)
     seen, reward, terminated, _, info = env.step(at(20, 790))
     assert info["box"] == (0, 740, 70, 800) and seen.images[0].size == (96, 96) and (reward, terminated) == (0.0, False)
@@ -108,7 +108,7 @@ def test_a_look_at_a_point_shows_its_surroundings_less_what_is_outside():
 
 
 def test_points_are_of_the_picture_as_shown_and_crops_of_the_first_one_at_its_own_size():
-    env = Zoom(looks=2, side=20, offset=5)
+    env = Look(looks=2, side=20, offset=5)
     env.reset(task(), 0)
     seen, *_, info = env.step(at(15, 7))
     assert info["box"] == (20, 4, 40, 20) and seen.images[0].size == (20, 20)
@@ -116,7 +116,7 @@ def test_points_are_of_the_picture_as_shown_and_crops_of_the_first_one_at_its_ow
 
 
 def test_a_dot_marks_the_point_in_the_crop_and_not_in_the_picture():
-    env, image = Zoom(looks=2, offset=50, crop=100, dot=True), Image.new("RGB", (200, 200), "white")
+    env, image = Look(looks=2, offset=50, crop=100, dot=True), Image.new("RGB", (200, 200), "white")
     env.reset(task(image), 0)
     crop = env.step(at(100, 100))[0].images[0]
     assert crop.getpixel((50, 50)) == crop.getpixel((50, 45)) == (255, 0, 0) and crop.getpixel((50, 60)) == (255, 255, 255)
@@ -125,7 +125,7 @@ def test_a_dot_marks_the_point_in_the_crop_and_not_in_the_picture():
 
 
 def test_after_the_last_look_the_answer_is_begun_and_ends_the_episode():
-    env = Zoom(looks=2, offset=4)
+    env = Look(looks=2, offset=4)
     env.reset(task(), 0)
     first, last = (env.step(at(9, 9))[0] for _ in range(2))
     assert len(first.messages) == 1 and begun(first.messages) == ""
@@ -137,27 +137,30 @@ def test_after_the_last_look_the_answer_is_begun_and_ends_the_episode():
     "said", ["<tool_call>(1, 2)</tool_call>", "<tool_call>[1, 2.5]</tool_call>", "<answer>red</answer>", "<zoom>0,0,9,9</zoom>"]
 )
 def test_what_is_no_call_ends_the_episode(said):
-    env = Zoom(looks=2, offset=4)
+    env = Look(looks=2, offset=4)
     env.reset(task(), 0)
     assert env.step(Action(said))[2] is True
 
 
 def test_the_prompt_explains_the_tool_only_by_name():
-    assert Zoom(offset=4).reset(task(), 0).messages == user("q")
-    text = Zoom(offset=4, looks=3, tool="crop").reset(task(), 0).messages[-1]["content"][-1]["text"]
+    assert Look(offset=4).reset(task(), 0).messages == user("q")
+    text = Look("crop", looks=3, offset=4).reset(task(), 0).messages[-1]["content"][-1]["text"]
     assert '{"name": "crop", "arguments": {"coordinate": [x, y]}}' in text and "at most 3 times" in text and "40 wide" in text
 
 
-@pytest.mark.parametrize("options", [{"offset": 4, "history": "trim"}, {"dot": True}, {"tool": "crop"}, {"offset": -1}, {"looks": -1}])
-def test_options_that_do_not_fit_are_named(options):
-    with pytest.raises(ValueError, match=next(k for k in ("history", *options) if k in options)):
-        Zoom(**options)
+@pytest.mark.parametrize(
+    ("tool", "options"),
+    [(Zoom, {"history": "crop"}), (Zoom, {"looks": -1}), (Look, {"looks": -1}), (Look, {"offset": 0}), (Look, {"crop": -1})],
+)
+def test_options_that_do_not_fit_are_named(tool, options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        tool(**options)
 
 
 def test_gold_members_say_the_tasks_turns_less_what_is_begun():
     said = ("<think>a (9, 9).</think><tool_call>[9, 9]</tool_call>", "<think>b</think><answer>red</answer>")
     shown = dataclasses.replace(task(), meta={"turns": said})
-    engine = Engine(FakePolicy(), environment=lambda: Zoom(looks=1, offset=4))
+    engine = Engine(FakePolicy(), environment=lambda: Look(looks=1, offset=4))
     (group,) = engine.rollout([shown], 0, Sampling(max_new_tokens=60), members=("gold",))
     (episode,) = group.episodes
     assert not episode.error and [t.text for t in episode.turns] == [said[0], "<think>the answer is</think><answer>red</answer>"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fovea.envs.zoom import Zoom
+from fovea.envs.zoom import Look
 from fovea.tasks.marks import AGAIN, KINDS, LOOKS, Marks, once, scene, where
 from fovea.tasks.search import Chain, Node, Rollout, Search, chains, in_turns, tree, ucb
 from fovea.tasks.worlds.families import SHAPES
@@ -183,7 +183,7 @@ def test_a_square_is_where_its_point_is_and_its_mark_is_seen_in_a_crop_alone():
     marks = {}
     for name in SHAPES:  # the same scene with another mark: few pixels of the picture as shown differ, and by little
         scene = marks_scene(name)
-        env = Zoom(looks=2, side=64, offset=3, crop=64)
+        env = Look(looks=2, side=64, offset=3, crop=64)
         shown = env.reset(replace(task, images=(scene.paint(),)), 0).images[0]
         px, py = where(scene.asked)
         crop = env.step(Action(f"<tool_call>[{px}, {py}]</tool_call>"))[0].images[0]
@@ -196,7 +196,7 @@ def test_a_square_is_where_its_point_is_and_its_mark_is_seen_in_a_crop_alone():
 def test_every_other_task_of_practice_is_what_a_crop_shows():
     whole, part = (Marks("practice")[i] for i in (2, 3))
     assert whole.meta == Marks("turns")[2].meta and whole.images[0].size == (512, 512)
-    env = Zoom(looks=2, side=64, offset=3, crop=64)
+    env = Look(looks=2, side=64, offset=3, crop=64)
     env.reset(Marks()[3], 0)
     x, y = part.meta["at"]
     seen = env.step(Action(f"<tool_call>[{x}, {y}]</tool_call>"))[0].images[0]
