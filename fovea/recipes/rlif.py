@@ -9,7 +9,7 @@ from fovea.ledger import Claim
 from fovea.ledger.measures import Part
 from fovea.methods.rlif import RLIF
 from fovea.policies.control import Network
-from fovea.recipe import Recipe
+from fovea.recipes import hil_serl
 from fovea.tasks.gym import Gym
 from fovea.trainer.replay import Replay
 
@@ -21,22 +21,15 @@ def watched_by(*who) -> Gym:
     return Gym("fovea/Insertion-v0", PERSON, around=who)
 
 
-tiny = Recipe(
+tiny = hil_serl.tiny.replace(
     name="rlif",
-    model="network",
     network=Network(width=128),
     data=watched_by(ByValue()),
     method=RLIF(gamma=0.97, temperature=0.1, critics=5, actor_every=2),
-    max_rows=4,
     horizon=32,
     replay=Replay(size=40_000, start=256, batch=128, length=2, demonstrations=10),
     updates_per_rollout=96,
     steps=80,
-    warmup_steps=0,
-    learning_rate=1e-3,
-    betas=(0.9, 0.999),
-    max_grad_norm=0.0,
-    eval_tasks=100,
     checkpoint_every=40,
 )
 
@@ -52,13 +45,15 @@ real = tiny.replace(
     learning_rate=3e-4,
 )
 
+IMITATED = {"method": "hg-dagger", "replay__share": 1.0, "replay__length": 1}
+
 CLAIM = Claim(
     says="Paid by the events of intervention alone, a policy outdoes the imitation of the same weak person's corrections; where that "
     "person takes over at random, the events say nothing.",
     arms={
         "rlif": {},
-        "hg_dagger": {"method": "hg-dagger", "replay__share": 1.0, "replay__length": 1},
-        "dagger": {"method": "hg-dagger", "replay__share": 1.0, "replay__length": 1, "data": watched_by(ByTurns())},
+        "hg_dagger": IMITATED,
+        "dagger": {**IMITATED, "data": watched_by(ByTurns())},
         "random": {"data": watched_by(by_chance(0.3))},
         "literal": {"data": watched_by(ByValue("proposal"))},
     },

@@ -3,7 +3,9 @@
 The paper (arXiv 2508.04280) finds that LOOP stops improving on long episodes. EZPoints, half as long, is the claim of `vl-dac`.
 """
 
-from fovea.ledger import Accuracy, Claim
+from dataclasses import replace
+
+from fovea.ledger import Accuracy
 from fovea.recipes import vl_dac
 from fovea.rollout.sampling import Sampling
 
@@ -21,10 +23,10 @@ tiny = vl_dac.tiny.replace(
     environment="cards:points24",
     sampling=LONGER,
     tasks_per_step=16,
-    steps=60,
 )
 
-CLAIM = Claim(
+CLAIM = replace(
+    vl_dac.CLAIM,
     says="Over eight turns and more, a critic that gives each turn its own advantage learns what one return for all turns does not.",
     arms={
         "vl_dac": {},
@@ -34,16 +36,8 @@ CLAIM = Claim(
         "random": {"reward": "random", "method__reward": "score"},
         "start": {"steps": 0},
     },
-    method="vl_dac",
     baseline="loop",
-    control="random",
-    control_against="start",
     margin=0.10,
-    control_margin=0.05,
     condition=(Accuracy(), "start", 0.05),
-    tasks=300,
-    temperature=1.0,
-    curve="reward/success",
-    minutes=6.0,
     tuning="none: no arm was run before; the settings are those of vl-dac",
 )

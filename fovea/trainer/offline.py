@@ -17,11 +17,11 @@ from fovea.rollout.given import given_episode, gold_text
 from fovea.rollout.sampling import address, uniforms
 from fovea.trainer.distributed import ALONE, Team
 from fovea.trainer.exchange import shared
-from fovea.trainer.on_policy import NothingToTrain, produced, why
+from fovea.trainer.on_policy import NothingToTrain, Sampled, produced, why
 from fovea.types import Context, Episode, Group, Sampler, Segment, Task, Turn
 
 
-class Offline:
+class Offline(Sampled):
     """Collects groups whose answers are given: one "gold" episode per task, or a "chosen" and a "rejected" one.
 
     `engine` plays the episodes of a recipe with an environment; one that ends with an error is left out and counted as unscored.
@@ -29,7 +29,6 @@ class Offline:
 
     def __init__(self, recipe: Recipe, policy: Any, sampler: Sampler, pairs: bool, team: Team = ALONE, engine: Any = None):
         self.team, self.engine = team, engine
-        self.unscored: Sequence[Group] = ()
         self.recipe, self.policy, self.sampler, self.pairs = recipe, policy, sampler, pairs
 
     def collect(self, context: Context, progress: Callable[..., None] | None) -> tuple[list[Group], dict[str, float]]:
@@ -53,20 +52,12 @@ class Offline:
         prefix = self.policy.encode(task.prompt, task.images)
         return Group(task, [given_episode(self.policy, task, prefix, text, role, context) for role, text in texts.items()])
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"sampler": self.sampler.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sampler.load_state_dict(state["sampler"])
-
-
-class Recorded:
+class Recorded(Sampled):
     """Collects what a robot did: the chunk of actions at one frame is an episode of one unit, with noise and a time for flow matching.
 
     A task's `meta` has "obs", what was seen, and "actions", the chunk; both draws are addressed by the step and the task.
     """
-
-    unscored: Sequence[Group] = ()
 
     def __init__(self, recipe: Recipe, sampler: Sampler):
         self.recipe, self.sampler = recipe, sampler
@@ -93,12 +84,6 @@ class Recorded:
             },
         )
         return Group(task, [Episode(f"{context.step}/{task.id}/{i}", task, "gold", [segment], [Turn("")])])
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"sampler": self.sampler.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sampler.load_state_dict(state["sampler"])
 
 
 def pair_text(task: Task, side: str) -> str:

@@ -20,13 +20,25 @@ class NothingToTrain(RuntimeError):
     """No group of a step could train; the message says what was seen."""
 
 
-class OnPolicy:
+class Sampled:
+    """A collector of which a checkpoint keeps the sampler alone."""
+
+    sampler: Sampler
+    unscored: Sequence[Group] = ()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sampler": self.sampler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sampler.load_state_dict(state["sampler"])
+
+
+class OnPolicy(Sampled):
     """Collects `tasks_per_step` groups with the current weights; with a gate, keeps drawing until that many are admitted."""
 
     def __init__(self, recipe: Recipe, engine: Any, sampler: Sampler, scorer: Any, gate: Gate | None = None, team: Team = ALONE):
         self.team = team
         self.recipe, self.engine, self.sampler, self.scorer, self.gate = recipe, engine, sampler, scorer, gate
-        self.unscored: Sequence[Group] = ()
         self.waits = getattr(engine, "waits", team.waits)
 
     def collect(self, context: Context, progress: Callable[..., None] | None) -> tuple[list[Group], dict[str, float]]:
@@ -68,12 +80,6 @@ class OnPolicy:
         if self.gate is not None:
             metrics |= {"group/rounds": float(rounds), "group/admitted_frac": len(kept) / len(seen)}
         return kept[: recipe.tasks_per_step], metrics
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"sampler": self.sampler.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sampler.load_state_dict(state["sampler"])
 
 
 def produced(groups: list[Group], given: bool = True) -> dict[str, float]:
