@@ -50,7 +50,8 @@ class Run:
       path: the run folder.
       policy: the trained policy, ready for `predict`.
       metrics: one flat dict per step.
-      before, after: held-out accuracy (mean over sources), of a simulator the return, at the start and at the end; NaN without evaluation.
+      before, after: held-out accuracy (mean over sources), of simulators and denoisers the return, at the start and at the end; NaN
+        without evaluation.
       train_seconds: wall time of rollouts and updates, evaluation and logging excluded.
     """
 
@@ -167,7 +168,7 @@ def _train(recipe: Recipe, start: Start, on_step: OnStep | None, quiet: bool, te
         collector = build_collector(recipe, policy, source, engine, scorer, team, path)
         console: Any = team.only_main(Console, recipe, recipe.steps, quiet=quiet)
         tasks = heldout_tasks(heldout, recipe.eval_tasks)
-        judge = judging_engine(recipe, policy, heldout, len(tasks), FILMED) if simulated(source) else engine
+        judge = closed_with(ended, judging_engine(recipe, policy, heldout, len(tasks), FILMED)) if simulated(source) else engine
 
         def assess(progress: Any) -> tuple[dict[str, float], list[Any]]:
             result = run_evaluation(
@@ -178,7 +179,7 @@ def _train(recipe: Recipe, start: Start, on_step: OnStep | None, quiet: bool, te
                 temperature=recipe.eval_temperature,
                 on_progress=progress,
                 team=team,
-                unit="return" if simulated(source) else "accuracy",
+                unit=unit_of(source, policy),
             )
             return result.metrics(), result.groups
 
@@ -361,10 +362,9 @@ def evaluate(
     with Team.join(recipe.device) as team, build_scorer(recipe) as scorer, contextlib.ExitStack() as ended:
         policy = load_policy(model, dtype=recipe.dtype, device=team.device) if isinstance(model, (str, Path)) else model
         items = heldout_tasks(heldout, tasks)
-        played = simulated(source)
-        engine = judging_engine(recipe, policy, heldout, len(items)) if played else closed_with(ended, build_engine(recipe, policy))
+        made = judging_engine(recipe, policy, heldout, len(items)) if simulated(source) else build_engine(recipe, policy)
         asked = {"sampling": recipe.sampling, "temperature": temperature, "samples": samples}
-        return run_evaluation(engine, items, scorer, **asked, team=team, unit="return" if played else "accuracy")
+        return run_evaluation(closed_with(ended, made), items, scorer, **asked, team=team, unit=unit_of(source, policy))
 
 
 # -- assembling a run from its recipe -------------------------------------------------------------------------------------------
@@ -410,6 +410,11 @@ def policy_options(recipe: Recipe) -> dict[str, Any]:
 def simulated(source: Any) -> bool:
     """Whether tasks of a source are played in copies of a simulator that step together."""
     return hasattr(source, "vector")
+
+
+def unit_of(source: Any, policy: Any) -> str:
+    """What held-out tasks measure: the "return" of a simulator, or of a denoiser's samples, of which none is right or wrong."""
+    return "return" if simulated(source) or isinstance(policy, GaussianChain) else "accuracy"
 
 
 def check_simulator(recipe: Recipe, source: Any, team: Team = ALONE) -> None:

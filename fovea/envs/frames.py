@@ -57,7 +57,7 @@ class Relative(gym.Wrapper):
         before = self.now
         obs, reward, terminated, truncated, info = self.env.step(done)
         if "action" in info.get("noted", {}):
-            info = {**info, "noted": {**info["noted"], "action": self._turned(info["noted"]["action"], before[:3, :3].T)}}
+            info = {**info, "noted": {**info["noted"], "action": self._sayable(info["noted"]["action"], before)}}
         return self._told(obs), reward, bool(terminated), bool(truncated), info
 
     def outward(self, action: np.ndarray) -> np.ndarray:
@@ -65,8 +65,13 @@ class Relative(gym.Wrapper):
         return self._turned(action, self.now[:3, :3])
 
     def inward(self, action: np.ndarray) -> np.ndarray:
-        """An action of the environment as this wrapper takes it."""
-        return self._turned(action, self.now[:3, :3].T)
+        """An action of the environment as this wrapper takes it; of one that is beyond its bounds, what is nearest within."""
+        return self._sayable(action, self.now)
+
+    def _sayable(self, action: np.ndarray, hand: np.ndarray) -> np.ndarray:
+        # the corners of a box that is turned stand out of it, and no policy can say or imitate them
+        space: Any = self.action_space
+        return np.clip(self._turned(action, hand[:3, :3].T), space.low, space.high)
 
     def _turned(self, action: np.ndarray, R_33: np.ndarray) -> np.ndarray:
         frame = np.eye(4)

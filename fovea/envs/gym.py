@@ -6,6 +6,7 @@ import inspect
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,9 @@ def renders(make: Any) -> bool:
 
     if isinstance(make, str):
         register(make)
+        module, _, make = make.rpartition(":")
+        if module:
+            import_module(module)
     entry = registry[make].entry_point if isinstance(make, str) and make in registry else None
     if entry is None:
         return False

@@ -75,7 +75,8 @@ class Watched(gym.Wrapper):
             # a failure is cut: whether it should be worth nothing or be valued as it stands is for `LimitEnds` to say
             reward, terminated, truncated = float(verdict), verdict, not verdict
             info = {**info, "measures": {**info.get("measures", {}), "marked": float(verdict)}}
-        noted = {**info.get("noted", {}), "action": done, "intervened": taken is not None}
+        noted = {"action": done, "intervened": False, **info.get("noted", {})}  # whoever is nearer to the environment knows what was done
+        noted["intervened"] = noted["intervened"] or taken is not None
         return obs, reward, bool(terminated), bool(truncated), {**info, "noted": noted}
 
     def close(self) -> None:

@@ -44,7 +44,7 @@ GLOSSARY: dict[str, str] = {
     "eval/accuracy_low": "Lower end of the 95 % interval of the held-out accuracy.",
     "eval/accuracy_high": "Upper end of the 95 % interval of the held-out accuracy.",
     "eval/accuracy/<source>": "Held-out accuracy of one data source.",
-    "eval/return": "Mean return of greedy episodes from held-out starts of a simulator.",
+    "eval/return": "Mean return of greedy episodes from held-out starts of a simulator, or reward of a denoiser's held-out samples.",
     "eval/return_low": "Lower end of the 95 % bootstrap interval of the held-out return.",
     "eval/return_high": "Upper end of the 95 % bootstrap interval of the held-out return.",
     "eval/return/<source>": "Mean return of greedy episodes in one simulator.",

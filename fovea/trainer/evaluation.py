@@ -22,7 +22,7 @@ class Evaluation:
       count: per source, how many were scored.
       unscored: answers that could not be scored; they are in no denominator.
       groups: what was answered, for logs.
-      unit: what is averaged: "accuracy", or "return" of a simulator's episodes.
+      unit: what is averaged: "accuracy", or the "return" of a simulator's episodes or a denoiser's samples.
     """
 
     correct: dict[str, float]

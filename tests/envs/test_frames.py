@@ -48,7 +48,7 @@ class Arm(gym.Env):
     def demonstrate(self):
         """Straight at the object, in the base's words."""
         away = self.thing - self.hand[:3, 3]
-        return np.tile([*np.clip(away, -1, 1), 0, 0, 0.2, 0.5], self.chunk).astype(np.float32)
+        return np.tile([*np.clip(away, -0.5, 0.5), 0, 0, 0.2, 0.5], self.chunk).astype(np.float32)
 
 
 def played(env, actions, seed=3):
@@ -112,6 +112,21 @@ def test_what_a_person_does_is_kept_in_the_hands_frame(within):
     assert np.allclose(helper.proposed, [*before[:3, :3] @ proposed[:3], 0, 0, 0, 0], atol=1e-6), "a person sees the base's words"
     assert np.allclose(noted["action"][:3], before[:3, :3].T @ meant[:3], atol=1e-6) and noted["action"][6] == meant[6]
     assert np.allclose(scene.hand[:3, 3], before[:3, 3] + REACH * meant[:3], atol=1e-6) and frame is not None
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_what_is_kept_of_a_person_is_what_a_policy_could_have_done(within):
+    scene, helper = Arm(pose(np.zeros(3), np.array([0, 0, np.pi / 4]))), Helper()
+    env = Relative(Watched(scene, helper)) if within else Watched(Relative(scene), helper)
+    scene.demonstrate = lambda: np.array([1.0, 1, 1, 0, 0, 1, 1], np.float32)
+    for seed in range(5):
+        env.reset(seed=seed)
+        before = scene.hand.copy()
+        kept = env.step(np.zeros(7, np.float32))[4]["noted"]["action"]
+        inside = before[:3, :3].T @ np.ones(3)
+        assert np.abs(inside).max() > 1.1 and np.allclose(kept[:3], np.clip(inside, -1, 1), atol=1e-6) and kept[6] == 1
+        moved = (scene.hand[:3, 3] - before[:3, 3]) / REACH
+        assert np.allclose(moved, np.ones(3) if within else before[:3, :3] @ kept[:3], atol=1e-6)
 
 
 def test_frames_are_chosen_by_name_and_kept_in_held_out_episodes():

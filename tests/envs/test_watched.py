@@ -8,7 +8,7 @@ from gymnasium.utils.env_checker import check_env
 from fovea.envs.insertion import FLOOR_Y, GAMMA, STEP, Insertion
 from fovea.envs.pixels import Reach
 from fovea.envs.success import Judged, Learned, Verdicts, frames, judge, train
-from fovea.envs.watched import Astray, ByTurns, ByValue, LimitEnds, Watched, by_chance, never, too_low
+from fovea.envs.watched import Astray, ByTurns, ByValue, LimitEnds, Scripted, Watched, by_chance, never, too_low
 from fovea.tasks.gym import Gym
 
 
@@ -160,6 +160,14 @@ def test_what_was_done_is_noted_and_an_episode_can_be_the_persons_own():
     rewards, infos, done = play(env, still, demonstrate=True)
     assert all(flags(infos)) and done and rewards[-1] == 1.0
     assert not all(flags(play(env, still)[1])), "the next episode is not"
+
+
+def test_of_two_who_watch_the_inner_one_has_the_last_word():
+    first, idle = np.array([0.25, 0.5], np.float32), Watched(by_chance(1.0)(scene(limit=60)), Scripted(never()))
+    _, infos, _ = play(idle, lambda _: first)
+    assert all(flags(infos)) and infos[0]["noted"]["action"].tolist() != first.tolist()
+    _, infos, _ = play(by_chance(1.0)(never()(scene(limit=60))), lambda _: first)
+    assert all(flags(infos)) and infos[0]["noted"]["action"].tolist() != first.tolist()
 
 
 def test_the_same_seed_and_proposals_are_the_same_episode():

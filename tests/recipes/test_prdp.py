@@ -43,6 +43,7 @@ def test_two_steps_through_the_ordinary_run_go_on_where_they_stopped(method, tmp
     assert not torch.equal(weights[0]["leave.weight"], torch.zeros_like(weights[0]["leave.weight"]))
     assert "reward/nearness" in whole.metrics[-1] and api.load_policy(tmp_path / "whole").steps == whole.policy.steps
     assert (tmp_path / "whole" / "report.html").is_file()
+    assert "eval/return" in whole.metrics[-1] and "eval/accuracy" not in whole.metrics[-1], "a sample is not right or wrong"
 
 
 def test_given_points_pretrain_the_denoiser(tmp_path):

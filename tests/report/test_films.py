@@ -103,6 +103,15 @@ def test_what_sees_numbers_is_made_to_render_where_it_can():
     assert gym.spec("CartPole-v1").kwargs == {}
 
 
+def test_ids_of_a_module_that_registers_them_render_too(tmp_path, monkeypatch):
+    (tmp_path / "far_away.py").write_text(
+        "import gymnasium\ngymnasium.register('FarAway-v0', 'gymnasium.envs.classic_control.cartpole:CartPoleEnv')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert Gym("far_away:FarAway-v0").shown().kwargs == {"render_mode": "rgb_array"}
+    gym.registry.pop("FarAway-v0")
+
+
 # -- where they are kept ----------------------------------------------------------------------------------------------------------------
 
 

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 import fovea
+from fovea import recipes
 from fovea.envs.pixels import Reach
 from fovea.policies.control import Flow, Latents, Network
 from fovea.recipe import Recipe
+from fovea.rollout.vector import VectorEngine
 from fovea.tasks.gym import Gym
 from fovea.trainer import checkpoint as ckpt
 from fovea.trainer.off_policy import spare
@@ -117,6 +119,16 @@ def test_the_newest_checkpoint_can_always_be_gone_on_from_however_short_the_epis
     assert outcome(tmp_path / "parts")[0] == 3, "two steps are on disk that the checkpoint does not know of"
     fovea.train(recipe, out=tmp_path / "parts", quiet=True)
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+def test_simulators_are_closed_with_what_they_are_for(tmp_path, monkeypatch):
+    made, closed, init = [], [], VectorEngine.__init__
+    monkeypatch.setattr(VectorEngine, "__init__", lambda self, *a, **k: init(self, *a, **k) or made.append(self))
+    monkeypatch.setattr(VectorEngine, "close", lambda self: closed.append(self))
+    run = fovea.train("sac", out=tmp_path, quiet=True, **{**SMALL, "steps": 0})
+    assert len(made) == 2 and set(closed) == set(made)
+    fovea.evaluate(run.policy, recipes.get("sac"), tasks=1)
+    assert len(made) == 3 and set(closed) == set(made)
 
 
 def test_a_finished_run_is_loaded_and_evaluated_again(tmp_path):
