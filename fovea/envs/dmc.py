@@ -10,7 +10,7 @@ import numpy as np
 
 from fovea.envs.drift import Drift
 from fovea.envs.gym import refuse_constant
-from fovea.envs.mujoco import offscreen
+from fovea.envs.mujoco import close_first, offscreen
 
 
 class Suite(gym.Env):
@@ -47,6 +47,7 @@ class Suite(gym.Env):
         offscreen()  # before dm_control, which chooses when it is imported
         from dm_control import suite
 
+        close_first()
         domain, _, task = name.rpartition("-")
         known = [f"{d}-{t}" for d, t in suite.ALL_TASKS]
         if name not in known:

@@ -95,9 +95,8 @@ class Lens:
             model.vis.quality.shadowsize = 0
             model.vis.quality.offsamples = 0
         self.model, self.renderer = model, mujoco.Renderer(model, size, size)
-        if not _OPEN:
-            atexit.register(_close)
         _OPEN.add(self)
+        close_first()
         flags = mujoco.mjtRndFlag
         self.flags = {flags.mjRND_SHADOW: shadows, flags.mjRND_REFLECTION: shadows}
 
@@ -126,8 +125,13 @@ class Lens:
 _OPEN: weakref.WeakSet[Lens] = weakref.WeakSet()
 
 
+def close_first() -> None:
+    """Renderers are closed at the end of the process before those who came so far do what they do then: some take the display away."""
+    atexit.unregister(_close)
+    atexit.register(_close)
+
+
 def _close() -> None:
-    """Before MuJoCo takes the display away, which it does at the end of the process."""
     for lens in list(_OPEN):
         with contextlib.suppress(Exception):  # a display that is gone already has nothing to give back
             lens.close()

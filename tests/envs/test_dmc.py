@@ -1,5 +1,8 @@
 """dm_control in pixels: seeds, the sky, the switch for shadows, names."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -65,3 +68,16 @@ def test_a_first_picture_of_one_colour_is_refused(monkeypatch, pair):
 def test_unknown_tasks_are_named():
     with pytest.raises(ValueError, match="dmc/walker-wlak: no such task; expected DOMAIN-TASK, such as walker-walk"):
         vector("dmc/walker-wlak-v0", 1)
+
+
+def test_a_renderer_that_was_there_before_is_closed_in_time_at_the_end_of_the_process():
+    program = """
+from fovea.envs.mujoco import Lens, offscreen
+offscreen()
+import mujoco
+lens = Lens(mujoco.MjModel.from_xml_string("<mujoco/>"), 8)
+from fovea.envs.dmc import Suite
+Suite("point_mass-easy")
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0 and not ended.stderr, ended.stderr
