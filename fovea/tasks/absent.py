@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from fovea.tasks.endless import Endless
 from fovea.tasks.worlds import make
 from fovea.types import Task
 
@@ -15,16 +16,14 @@ KINDS = ("", "mislabelled")
 
 
 @dataclass(frozen=True)
-class Absent:
-    """An infinite source without state; see the file's head.
+class Absent(Endless):
+    """See the file's head.
 
     Attributes:
-      what: one of `KINDS`. split: "train" or "heldout". seed: another seed is another stream of the same split.
+      what: one of `KINDS`.
     """
 
     what: str = ""
-    split: str = "train"
-    seed: int = 0
 
     @classmethod
     def named(cls, what: str, split: str, seed: int) -> Absent:
@@ -34,12 +33,9 @@ class Absent:
         """
         if what not in KINDS:
             raise ValueError(f"data 'absent:{what}': no such kind; there are: {', '.join(map(repr, KINDS))}")
-        return cls(what, split, seed)
+        return cls(what, split=split, seed=seed)
 
-    def heldout(self) -> Absent:
-        return replace(self, split="heldout")
-
-    def __getitem__(self, i: int) -> Task:
+    def deal(self, i: int) -> Task:
         task = self._task(i)
         if self.what == "mislabelled" and self.split == "train":
             return replace(task, meta={**task.meta, "response": self._task(i + 1).meta["response"]})

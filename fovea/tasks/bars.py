@@ -15,7 +15,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from fovea.tasks.worlds import SPLITS, draw, make
+from fovea.tasks.endless import Endless
+from fovea.tasks.worlds import draw, make
 from fovea.types import Task, user
 
 KINDS = ("", "warm")
@@ -23,16 +24,14 @@ RIGHT, WRONG_FACTS = 0.7, 0.5  # shares of right hints, and of wrong heights in 
 
 
 @dataclass(frozen=True)
-class Bars:
-    """An infinite source without state; see the file's head.
+class Bars(Endless):
+    """See the file's head.
 
     Attributes:
-      what: one of `KINDS`. split: "train" or "heldout". seed: another seed is another stream of the same split.
+      what: one of `KINDS`.
     """
 
     what: str = ""
-    split: str = "train"
-    seed: int = 0
 
     @classmethod
     def named(cls, what: str, split: str, seed: int) -> Bars:
@@ -42,13 +41,10 @@ class Bars:
         """
         if what not in KINDS:
             raise ValueError(f"data 'bars:{what}': no such kind; there are: {', '.join(map(repr, KINDS))}")
-        return cls(what, split, seed)
+        return cls(what, split=split, seed=seed)
 
-    def heldout(self) -> Bars:
-        return replace(self, split="heldout")
-
-    def __getitem__(self, i: int) -> Task:
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, SPLITS.index(self.split), i])))
+    def deal(self, i: int) -> Task:
+        rng = self.rng(i)
         broken = self.split == "heldout" and i % 2 == 1
         task = make("chart", i, self.split, self.seed, 1)
         heights, question = facts(task.meta["caption"]), str(task.prompt[0]["content"][-1]["text"])

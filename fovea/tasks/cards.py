@@ -16,11 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from fovea.envs.cards import GAMES, Cards
 from fovea.envs.resolve import options
-from fovea.tasks.worlds import SPLITS, split_of
+from fovea.tasks.endless import Endless
+from fovea.tasks.worlds import split_of
 from fovea.types import Task
 
 SOLVABLE = "-solvable"
@@ -29,17 +28,15 @@ FEW = (GAMES["numberline"], GAMES["ezpoints"])
 
 
 @dataclass(frozen=True)
-class Deals:
-    """An infinite source without state, game after game; see the file's head.
+class Deals(Endless):
+    """Game after game; see the file's head.
 
     Attributes:
-      games: keys of `GAMES`, followed by "-solvable" or not. split: "train" or "heldout". seed: another seed is another stream.
+      games: keys of `GAMES`, followed by "-solvable" or not.
       shown: options of `Cards`.
     """
 
     games: Sequence[str] = tuple(GAMES)
-    split: str = "train"
-    seed: int = 0
     shown: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -52,18 +49,12 @@ class Deals:
         known = [name + end for name in GAMES for end in ("", SOLVABLE) if not end or hasattr(GAMES[name], "solutions")]
         if unknown := [g for g in games if g not in known]:
             raise ValueError(f"data 'cards:{what}': no game {', '.join(unknown)}; there are: {', '.join(known)}")
-        return cls(games or tuple(GAMES), split, seed, shown)
+        return cls(games or tuple(GAMES), shown, split=split, seed=seed)
 
-    def heldout(self) -> Deals:
-        return replace(self, split="heldout")
-
-    def __getitem__(self, i: int) -> Task:
-        if i < 0:
-            raise IndexError(f"index: found {i}, expected 0 or more (deals have no end to count from)")
+    def deal(self, i: int) -> Task:
         index, which = divmod(i, len(self.games))
         game = self.games[which].removesuffix(SOLVABLE)
-        address = [self.seed, SPLITS.index(self.split), list(GAMES).index(game), index]
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(address)))
+        rng = self.rng(list(GAMES).index(game), index)
         while not self._fits(self.games[which], start := GAMES[game].deal(rng)):
             pass
         task = Task(

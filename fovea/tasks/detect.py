@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from fovea.tasks.worlds import SPLITS, draw, split_of
+from fovea.tasks.endless import SPLITS, Endless
+from fovea.tasks.worlds import draw, split_of
 from fovea.tasks.worlds.families import COLOURS, SHAPES, Thing, numbers, one, pick, scatter, scene_key
 from fovea.types import Task, user
 
@@ -146,18 +147,14 @@ def _naming(rng: np.random.Generator, things: Sequence[Thing], noisy: bool) -> d
 
 
 @dataclass(frozen=True)
-class Detect:
-    """An infinite source that deals the kinds in turn: item i is the (i // K)-th task of kind i mod K. It has no state.
+class Detect(Endless):
+    """Deals the kinds in turn: item i is the (i // K)-th task of kind i mod K.
 
     Attributes:
       kinds: names out of `KINDS`.
-      split: "train" or "heldout".
-      seed: another seed is another stream of the same split.
     """
 
     kinds: Sequence[str] = ("ovd",)
-    split: str = "train"
-    seed: int = 0
 
     @classmethod
     def named(cls, what: str, split: str, seed: int) -> Detect:
@@ -170,13 +167,8 @@ class Detect:
         unknown = [k for k in kinds if k not in KINDS]
         if unknown:
             raise ValueError(f"data 'detect:{what}': no kind {', '.join(unknown)}; there are: {', '.join(KINDS)}")
-        return cls(kinds, split, seed)
+        return cls(kinds, split=split, seed=seed)
 
-    def heldout(self) -> Detect:
-        return Detect(self.kinds, "heldout", self.seed)
-
-    def __getitem__(self, i: int) -> Task:
-        if i < 0:
-            raise IndexError(f"index: found {i}, expected 0 or more (the source has no end to count from)")
+    def deal(self, i: int) -> Task:
         turn, which = divmod(i, len(self.kinds))
         return make(self.kinds[which], turn, self.split, self.seed)

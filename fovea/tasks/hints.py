@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fovea.math.options import check
-from fovea.tasks.worlds import FAMILIES, SPLITS, World, describe, make
+from fovea.tasks.endless import SPLITS, Endless
+from fovea.tasks.worlds import FAMILIES, World, describe, make
 from fovea.tasks.worlds.families import Item
 from fovea.types import Task, user
 
@@ -49,19 +50,16 @@ def another(family: str, question: str, rng: np.random.Generator, gold: str | No
 
 
 @dataclass(frozen=True)
-class Hints:
-    """An infinite source without state: item i is that of `fovea.tasks.worlds.World`, behind a hint.
+class Hints(Endless):
+    """Item i is that of `fovea.tasks.worlds.World`, behind a hint.
 
     Attributes:
       families: of the worlds, dealt in turn.
       form: "broken", "kept" or "noisy" (see above).
-      split, seed: as in the worlds.
     """
 
     families: Sequence[str]
     form: str = "broken"
-    split: str = "train"
-    seed: int = 0
 
     @classmethod
     def named(cls, what: str, split: str, seed: int) -> Hints:
@@ -72,11 +70,8 @@ class Hints:
         """
         form, _, families = what.rpartition(":")
         check("data 'hints': form", form or "broken", FORMS)
-        return cls(World.named(families, split, seed).families, form or "broken", split, seed)
+        return cls(World.named(families, split, seed).families, form or "broken", split=split, seed=seed)
 
-    def heldout(self) -> Hints:
-        return replace(self, split="heldout")
-
-    def __getitem__(self, i: int) -> Task:
+    def deal(self, i: int) -> Task:
         turn, which = divmod(i, len(self.families))
         return hinted(make(self.families[which], turn, self.split, self.seed), i, self.form, self.seed)

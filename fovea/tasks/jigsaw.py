@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from fovea.images import rgb
+from fovea.tasks.endless import Endless
 from fovea.tasks.worlds import split_of
 from fovea.tasks.worlds.draw import PALETTE, PAPERS, SS, outline, shade
 from fovea.types import Message, Task
@@ -355,40 +356,32 @@ def inverse(answer: Sequence[int]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Jigsaw:
-    """An infinite source of one variant: item i is a pure function of (split, seed, i).
+class Jigsaw(Endless):
+    """Sheets of one variant.
 
     Attributes:
       what: the variant as it is written in `data`, such as "3x3" or "depth@FOLDER".
-      split: "train" or "heldout". seed: another seed is another stream of the same split.
     """
 
     what: str = "3x3"
-    split: str = "train"
-    seed: int = 0
 
     @classmethod
     def named(cls, what: str, split: str, seed: int) -> Jigsaw:
-        source = cls(what, split, seed)
+        source = cls(what, split=split, seed=seed)
         folder = source._folder
         if folder is not None and not folder.is_dir():
             raise ValueError(f"jigsaw: found no folder {str(folder)!r}; expected one with pictures")
         Variant.read(what.partition("@")[0])
         return source
 
-    def heldout(self) -> Jigsaw:
-        return replace(self, split="heldout")
-
     @property
     def _folder(self) -> Path | None:
         place = self.what.partition("@")[2]
         return Path(place).expanduser() if place else None
 
-    def __getitem__(self, i: int) -> Task:
-        if i < 0:
-            raise IndexError(f"index: found {i}, expected 0 or more (this source has no end to count from)")
+    def deal(self, i: int) -> Task:
         variant, folder = Variant.read(self.what.partition("@")[0]), self._folder
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, self.split == "heldout", i])))
+        rng = self.rng(i)
         given = drawing(variant, folder)(rng, self.split, SHEET)
         return task_of(variant, given, rng, id=f"{self.what}/{self.split}/{self.seed}/{i}", source=f"jigsaw_{self.what.partition('@')[0]}")
 

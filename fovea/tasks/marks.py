@@ -20,8 +20,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from fovea.envs.zoom import LAST
+from fovea.tasks.endless import Endless
 from fovea.tasks.search import Chain, Search, chains, in_turns, tree
-from fovea.tasks.worlds import SPLITS, draw, split_of
+from fovea.tasks.worlds import draw, split_of
 from fovea.tasks.worlds.families import COLOURS, SHAPES, Thing, one, pick, scatter, survey
 from fovea.types import Task, user
 from fovea.verifiers.parse import cited_points
@@ -109,16 +110,14 @@ class Searcher:
 
 
 @dataclass(frozen=True)
-class Marks:
-    """An infinite source without state; see the file's head.
+class Marks(Endless):
+    """See the file's head.
 
     Attributes:
-      kind: one of `KINDS`. split: "train" or "heldout". seed: another seed is another stream of the same split.
+      kind: one of `KINDS`.
     """
 
     kind: str = ""
-    split: str = "train"
-    seed: int = 0
 
     @classmethod
     def named(cls, what: str, split: str, seed: int) -> Marks:
@@ -128,15 +127,10 @@ class Marks:
         """
         if what not in KINDS:
             raise ValueError(f"data 'marks:{what}': no chains {what!r}; there are: {', '.join(KINDS[1:])}")
-        return cls(what, split, seed)
+        return cls(what, split=split, seed=seed)
 
-    def heldout(self) -> Marks:
-        return replace(self, split="heldout")
-
-    def __getitem__(self, i: int) -> Task:
-        if i < 0:
-            raise IndexError(f"index: found {i}, expected 0 or more (marks have no end to count from)")
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, SPLITS.index(self.split), i])))
+    def deal(self, i: int) -> Task:
+        rng = self.rng(i)
         while split_of((drawn := scene(rng)).key) != self.split:
             pass
         task = Task(

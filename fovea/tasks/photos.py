@@ -13,7 +13,7 @@ different photographs. Needs the extra `photos`; nothing is downloaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.util import find_spec
@@ -26,6 +26,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from fovea.images import rgb
 from fovea.tasks import jigsaw
+from fovea.tasks.endless import Endless
 from fovea.tasks.worlds import draw, make
 from fovea.tasks.worlds.families import Item, scene_boxes
 from fovea.types import Task, user
@@ -177,16 +178,14 @@ FAMILIES: dict[str, Callable[[int, str, int, np.random.Generator], Task]] = {
 
 
 @dataclass(frozen=True)
-class Photos:
-    """An infinite source that deals its families in turn, as `fovea.tasks.worlds.World` does.
+class Photos(Endless):
+    """Deals its families in turn, as `fovea.tasks.worlds.World` does.
 
     Attributes:
-      families: names of `FAMILIES`. split: "train" or "heldout". seed: another seed is another stream of the same split.
+      families: names of `FAMILIES`.
     """
 
     families: tuple[str, ...] = tuple(FAMILIES)
-    split: str = "train"
-    seed: int = 0
 
     @classmethod
     def named(cls, what: str, split: str, seed: int) -> Photos:
@@ -201,22 +200,11 @@ class Photos:
             raise ValueError(f"photos: no family {', '.join(unknown)}; there are: {', '.join(FAMILIES)}")
         for package in ("skimage", "sklearn"):
             _folder(package, "")
-        return cls(names, split, seed)
+        return cls(names, split=split, seed=seed)
 
-    def heldout(self) -> Photos:
-        return replace(self, split="heldout")
-
-    def __getitem__(self, i: int) -> Task:
-        if i < 0:
-            raise IndexError(f"index: found {i}, expected 0 or more (photographs are dealt without end)")
+    def deal(self, i: int) -> Task:
         turn, which = divmod(i, len(self.families))
         family = self.families[which]
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, self.split == "heldout", turn, *family.encode()])))
+        rng = self.rng(turn, *family.encode())
         task = FAMILIES[family](turn, self.split, self.seed, rng)
         return replace(task, id=f"photo_{family}/{self.split}/{self.seed}/{turn}", source=f"photo_{family}")
-
-    def __iter__(self) -> Iterator[Task]:
-        i = 0
-        while True:
-            yield self[i]
-            i += 1

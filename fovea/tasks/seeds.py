@@ -8,35 +8,28 @@ Task i is a seed, the same every time; training and held-out seeds are different
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from fovea.tasks.endless import Endless
 from fovea.tasks.gym import start_seed
 from fovea.types import Task, user
 
 
 @dataclass(frozen=True)
-class Seeds:
-    """An infinite source without state.
+class Seeds(Endless):
+    """See the file's head.
 
     Attributes:
       name: of the source. Several, with commas between, take turns; `meta["what"]` tells the environment which it is.
-      split: "train" or "heldout". seed: another seed is another stream of the same split.
     """
 
     name: str = "start"
-    split: str = "train"
-    seed: int = 0
 
     @classmethod
     def named(cls, what: str, split: str, seed: int) -> Seeds:
-        return cls(what or "start", split, seed)
+        return cls(what or "start", split=split, seed=seed)
 
-    def heldout(self) -> Seeds:
-        return replace(self, split="heldout")
-
-    def __getitem__(self, i: int) -> Task:
-        if i < 0:
-            raise IndexError(f"index: found {i}, expected 0 or more (seeds have no end to count from)")
+    def deal(self, i: int) -> Task:
         names = self.name.split(",")
         name, i = names[i % len(names)], i // len(names)
         start = start_seed(name, self.split, self.seed, i)

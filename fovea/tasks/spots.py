@@ -8,12 +8,12 @@ without statistics of every prompt must not take for merit. `meta["response"]` i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from fovea.policies.denoiser import Canvas
-from fovea.tasks.worlds import SPLITS
+from fovea.tasks.endless import Endless
 from fovea.types import Task, user
 from fovea.verifiers.drawn import nearness
 
@@ -23,16 +23,14 @@ WORLD = 20240211  # the prompts are the same for every seed, as a start is train
 
 
 @dataclass(frozen=True)
-class Spots:
-    """An infinite source without state; see the file's head. Training draws prompts at random, held-out tasks take them in turn.
+class Spots(Endless):
+    """See the file's head. Training draws prompts at random, held-out tasks take them in turn.
 
     Attributes:
-      prompts: how many there are. split: "train" or "heldout". seed: another seed is another stream of the same split.
+      prompts: how many there are.
     """
 
     prompts: int = PROMPTS
-    split: str = "train"
-    seed: int = 0
 
     @classmethod
     def named(cls, what: str, split: str, seed: int) -> Spots:
@@ -42,17 +40,14 @@ class Spots:
         """
         if what and not (what.isdecimal() and int(what)):
             raise ValueError(f"data 'spots:{what}'; expected the number of prompts, such as 'spots:{PROMPTS}'")
-        return cls(int(what or PROMPTS), split, seed)
+        return cls(int(what or PROMPTS), split=split, seed=seed)
 
     @property
     def canvas(self) -> Canvas:
         return Canvas((2,), self.prompts)
 
-    def heldout(self) -> Spots:
-        return replace(self, split="heldout")
-
-    def __getitem__(self, i: int) -> Task:
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, SPLITS.index(self.split), i])))
+    def deal(self, i: int) -> Task:
+        rng = self.rng(i)
         c = int(rng.integers(self.prompts)) if self.split == "train" else i % self.prompts
         own = np.random.Generator(np.random.Philox(np.random.SeedSequence([WORLD, self.prompts, c])))
         centre, aside = own.uniform(-1.5, 1.5, 2), own.normal(0.0, 0.8, 2)

@@ -29,6 +29,7 @@ class Offline(Sampled):
 
     def __init__(self, recipe: Recipe, policy: Any, sampler: Sampler, pairs: bool, team: Team = ALONE, engine: Any = None):
         self.team, self.engine = team, engine
+        self.unscored: Sequence[Group] = ()
         self.recipe, self.policy, self.sampler, self.pairs = recipe, policy, sampler, pairs
 
     def collect(self, context: Context, progress: Callable[..., None] | None) -> tuple[list[Group], dict[str, float]]:
@@ -58,6 +59,8 @@ class Recorded(Sampled):
 
     A task's `meta` has "obs", what was seen, and "actions", the chunk; both draws are addressed by the step and the task.
     """
+
+    unscored: Sequence[Group] = ()
 
     def __init__(self, recipe: Recipe, sampler: Sampler):
         self.recipe, self.sampler = recipe, sampler

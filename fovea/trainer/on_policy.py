@@ -24,7 +24,6 @@ class Sampled:
     """A collector of which a checkpoint keeps the sampler alone."""
 
     sampler: Sampler
-    unscored: Sequence[Group] = ()
 
     def state_dict(self) -> dict[str, Any]:
         return {"sampler": self.sampler.state_dict()}
@@ -39,6 +38,7 @@ class OnPolicy(Sampled):
     def __init__(self, recipe: Recipe, engine: Any, sampler: Sampler, scorer: Any, gate: Gate | None = None, team: Team = ALONE):
         self.team = team
         self.recipe, self.engine, self.sampler, self.scorer, self.gate = recipe, engine, sampler, scorer, gate
+        self.unscored: Sequence[Group] = ()
         self.waits = getattr(engine, "waits", team.waits)
 
     def collect(self, context: Context, progress: Callable[..., None] | None) -> tuple[list[Group], dict[str, float]]:

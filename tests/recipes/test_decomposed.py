@@ -59,7 +59,7 @@ def test_a_vision_sr1_run_reads_its_descriptions(tmp_path):
 
 
 def test_a_shortcut_is_a_right_answer_that_the_description_does_not_give():
-    task = Bars("", "train", 0)[0]
+    task = Bars()[0]
     asked, true = task.meta["asked"], task.answer
     wrong = true % 8 + 1
 

@@ -110,7 +110,7 @@ def test_sources_deal_their_kinds_in_turn_and_pass_the_contract():
     assert source[2].id == "ovd/train/5/1"
     check_source(source)
     train, heldout = pair("detect:ovd,rec", seed=5)
-    assert (train, heldout) == (source, Detect(("ovd", "rec"), "heldout", 0))
+    assert (train, heldout) == (source, Detect(("ovd", "rec"), split="heldout"))
     assert pair(source)[1].split == "heldout"
     assert Detect.named("", "heldout", 0).kinds == ("ovd",)
     with pytest.raises(ValueError, match="data 'detect:ov': no kind ov; there are: ovd, rec, ovd_new"):

@@ -35,7 +35,7 @@ def test_the_hint_of_a_held_out_task_is_that_of_another_one():
 
 
 def test_the_hint_stands_before_the_question_and_nothing_else_changes():
-    hinted, plain = Hints.named("count", "train", 3)[5], World(("count",), "train", 3)[5]
+    hinted, plain = Hints.named("count", "train", 3)[5], World(("count",), seed=3)[5]
     text = hinted.prompt[0]["content"][-1]["text"]
     assert text == f"Hint: {hinted.meta['hint']}. {plain.prompt[0]['content'][-1]['text']}"
     assert (hinted.answer, hinted.verifier, hinted.params) == (plain.answer, plain.verifier, plain.params)

@@ -112,7 +112,7 @@ def test_any_folder_of_pictures_will_do(tmp_path):
     for what in ("2x2", "3x3-apart", "clip", "depth"):
         for split in ("train", "heldout"):
             check_source(Jigsaw.named(f"{what}@{tmp_path}", split, 0), 3)
-    held = {t.tobytes() for i in range(20) for t in Jigsaw(f"3x3-apart@{tmp_path}", "heldout")[i].images}
+    held = {t.tobytes() for i in range(20) for t in Jigsaw(f"3x3-apart@{tmp_path}", split="heldout")[i].images}
     assert not held & {t.tobytes() for i in range(20) for t in Jigsaw(f"3x3-apart@{tmp_path}")[i].images}
     with pytest.raises(ValueError, match="has sides of 252 pixels"):
         Jigsaw.named(f"9x9-apart@{tmp_path}", "train", 0)[0]

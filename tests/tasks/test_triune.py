@@ -24,7 +24,7 @@ def test_eight_kinds_are_dealt_in_turn_and_their_gold_answers_are_right(split):
 
 @pytest.mark.parametrize("kind", ["maths", "science"])
 def test_no_held_out_picture_is_drawn_in_training(kind):
-    drawn = [{Triune((kind,), split)[i].images[0].tobytes() for i in range(150)} for split in ("train", "heldout")]
+    drawn = [{Triune((kind,), split=split)[i].images[0].tobytes() for i in range(150)} for split in ("train", "heldout")]
     assert not drawn[0] & drawn[1]
 
 

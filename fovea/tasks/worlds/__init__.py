@@ -12,19 +12,19 @@ held-out fifth, whatever family, seed or index draws it: a held-out scene can ne
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL.Image import Image
 
+from fovea.tasks.endless import SPLITS, Endless
 from fovea.tasks.worlds.families import FAMILIES, Family, Item, scene_boxes
 from fovea.types import Task, user
 
 __all__ = ["FAMILIES", "SPLITS", "Family", "World", "describe", "draw_item", "glance_response", "gold_response", "make", "split_of"]
 
-SPLITS = ("train", "heldout")
 LEVELS = (1, 2, 3)
 
 
@@ -99,19 +99,15 @@ def glance_response(task: Task) -> str:
 
 
 @dataclass(frozen=True)
-class World:
-    """An infinite source that deals the families in turn: item i is the (i // F)-th task of family i mod F. It has no state.
+class World(Endless):
+    """Deals the families in turn: item i is the (i // F)-th task of family i mod F.
 
     Attributes:
       families: names; all ten by default.
-      split: "train" or "heldout".
-      seed: another seed is another stream of the same split.
       levels: levels dealt in turn, or empty for a random level per task.
     """
 
     families: Sequence[str] = tuple(FAMILIES)
-    split: str = "train"
-    seed: int = 0
     levels: Sequence[int] = ()
 
     @classmethod
@@ -124,20 +120,9 @@ class World:
         names = tuple(n for n in what.split(",") if n) or tuple(FAMILIES)
         if unknown := [n for n in names if n not in FAMILIES]:
             raise ValueError(f"data 'worlds:{what}': no family {', '.join(unknown)}; there are: {', '.join(FAMILIES)}")
-        return cls(names, split, seed)
+        return cls(names, split=split, seed=seed)
 
-    def heldout(self) -> World:
-        return replace(self, split="heldout")
-
-    def __getitem__(self, i: int) -> Task:
-        if i < 0:
-            raise IndexError(f"index: found {i}, expected 0 or more (a world has no end to count from)")
+    def deal(self, i: int) -> Task:
         turn, which = divmod(i, len(self.families))
         level = self.levels[turn % len(self.levels)] if self.levels else None
         return make(self.families[which], turn, self.split, self.seed, level)
-
-    def __iter__(self) -> Iterator[Task]:
-        i = 0
-        while True:
-            yield self[i]
-            i += 1
