@@ -22,6 +22,7 @@ from fovea.math.kl import KL, k3
 from fovea.math.options import check
 from fovea.math.perception import MASKED
 from fovea.math.rewards import SCALES, group_advantage, normalised_parts
+from fovea.math.surrogates import ppo_clip, reinforce
 from fovea.math.values import value_loss
 from fovea.views import PatchMask
 
@@ -253,6 +254,17 @@ def policy_loss(
     others = penalties(out, batch, method.beta, method.kl, method.kl_in, method.entropy_coef)
     loss, metrics = total({"policy": policy} | terms | others, batch, method.aggregation)
     return loss, metrics | ratio_metrics(ratio_BT, log_ratio_BT, out, batch, method.eps_lo, method.eps_hi)
+
+
+def reinforce_loss(method: Ratios, out: Streams, batch: Batch, clip: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    """`policy_loss` of A log π or, with `clip`, of PPO's clipped ratio, whose gradient is the same at π = π_old."""
+    log_ratio_BT, adv_BT = log_ratio(out, batch), advantage(batch)
+    ratio_BT = ratios.token_ratio(log_ratio_BT)
+    if clip:
+        objective_BT = ppo_clip(ratio_BT, adv_BT, method.eps_lo, method.eps_hi)
+    else:
+        objective_BT = reinforce(chosen(out["logp"], batch), adv_BT)
+    return policy_loss(method, objective_BT, ratio_BT, log_ratio_BT, out, batch)
 
 
 def unit_mean(x_BT: Tensor, batch: Batch) -> Tensor:

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from fovea.batch import Batch, Needs, Streams
 from fovea.math.advantages import group_sums, remax
-from fovea.math.ratios import token_ratio
-from fovea.math.surrogates import ppo_clip, reinforce
 from fovea.methods import common
 
 
@@ -63,7 +61,4 @@ class ReMax:
         return common.spread(remax(score_E, batch.group_E, scored_E, greedy_E), common.members(batch) & has_baseline_E, batch)
 
     def loss(self, out: Streams, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        log_ratio, adv = common.log_ratio(out, batch), common.advantage(batch)
-        ratio = token_ratio(log_ratio)
-        objective = ppo_clip(ratio, adv, self.eps_lo, self.eps_hi) if self.clip else reinforce(common.chosen(out["logp"], batch), adv)
-        return common.policy_loss(self, objective, ratio, log_ratio, out, batch)
+        return common.reinforce_loss(self, out, batch, self.clip)

@@ -17,8 +17,6 @@ from torch import Tensor
 
 from fovea.batch import Batch, Needs, Streams
 from fovea.math.advantages import rloo
-from fovea.math.ratios import token_ratio
-from fovea.math.surrogates import ppo_clip, reinforce
 from fovea.methods import common
 
 
@@ -58,7 +56,4 @@ class RLOO:
         return common.spread(rloo(score_E, batch.group_E, member_E), member_E, batch)
 
     def loss(self, out: Streams, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        log_ratio, adv = common.log_ratio(out, batch), common.advantage(batch)
-        ratio = token_ratio(log_ratio)
-        objective = ppo_clip(ratio, adv, self.eps_lo, self.eps_hi) if self.clip else reinforce(common.chosen(out["logp"], batch), adv)
-        return common.policy_loss(self, objective, ratio, log_ratio, out, batch)
+        return common.reinforce_loss(self, out, batch, self.clip)

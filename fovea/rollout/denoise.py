@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fovea.rollout.given import chain_segment, check_members
-from fovea.rollout.sampling import Sampling, address, uniforms
+from fovea.rollout.sampling import Sampling, address, numbered, uniforms
 from fovea.types import Context, Episode, Group, Prefix, Task, Turn
 
 
@@ -60,10 +59,7 @@ class DenoiseEngine:
         check_members(members, ("greedy",))
         roles = ["sample"] * group_size + list(members)
         groups, keys, greedy, prefixes = [], [], [], []
-        seen = Counter[str]()
-        for task in tasks:
-            name = task.id if not seen[task.id] else f"{task.id}#{seen[task.id]}"
-            seen[task.id] += 1
+        for task, name in zip(tasks, numbered(t.id for t in tasks), strict=True):
             groups.append(Group(task, [Episode(id=f"{context.step}/{name}/{g}", task=task, role=role) for g, role in enumerate(roles)]))
             keys += [address(self.seed, context.step, attempt, name, g) for g in range(len(roles))]
             greedy += [role == "greedy" or not sampling.temperature for role in roles]

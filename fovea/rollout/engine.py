@@ -27,7 +27,7 @@ from torch import Tensor
 from fovea.envs.answer import Answer
 from fovea.rollout import programs
 from fovea.rollout.given import check_members, given_ids, gold_text
-from fovea.rollout.sampling import Sampling, address, logp_of, sample, uniforms
+from fovea.rollout.sampling import Sampling, address, logp_of, numbered, sample, uniforms
 from fovea.types import Action, Context, Environment, Episode, Group, Message, Observation, Prefix, Score, Segment, Task, Turn, begun
 
 Program = Callable[[Task, "Actor", Any], Awaitable[None]]
@@ -371,11 +371,10 @@ class Engine:
         for task in tasks if "gold" in members and self.environment is None else ():
             gold_text(task)  # a task without one ends the run, not just an episode
         roles = ["sample"] * group_size + list(members)
-        groups, seen = [], Counter[str]()
-        for task in tasks:
-            name = task.id if not seen[task.id] else f"{task.id}#{seen[task.id]}"
-            seen[task.id] += 1
-            groups.append(Group(task, [Episode(id=f"{context.step}/{name}/{g}", task=task, role=role) for g, role in enumerate(roles)]))
+        groups = [
+            Group(task, [Episode(id=f"{context.step}/{name}/{g}", task=task, role=role) for g, role in enumerate(roles)])
+            for task, name in zip(tasks, numbered(t.id for t in tasks), strict=True)
+        ]
         rollout = self.begin(groups, sampling, context, score, on_progress, attempt)
         run_anywhere(rollout.drive, rollout.stop)
         if score is not None:

@@ -8,7 +8,8 @@ that turn uses the i-th output of the SplitMix64 generator (Steele, Lea & Flood,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,15 @@ def address(*parts: int | str) -> int:
         raw = repr(part).encode()
         h.update(len(raw).to_bytes(4, "little") + raw)
     return int.from_bytes(h.digest(), "little")
+
+
+def numbered(ids: Iterable[str]) -> list[str]:
+    """Names that are parts of addresses: one that was there before has its number, "a", "b", "a#1"."""
+    seen, names = Counter[str](), []
+    for id in ids:
+        names.append(f"{id}#{seen[id]}" if seen[id] else id)
+        seen[id] += 1
+    return names
 
 
 def uniforms(key_R: Sequence[int] | np.ndarray, token_R: Sequence[int] | np.ndarray) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from fovea.envs.films import Camera, Film, fps_of
 from fovea.rollout.given import check_members
-from fovea.rollout.sampling import Sampling, address, uniforms
+from fovea.rollout.sampling import Sampling, address, numbered, uniforms
 from fovea.types import Context, Episode, Group, Score, Segment, Task, Turn
 
 SEED_BITS = 31  # Gymnasium seeds: non-negative, 32 bits
@@ -162,10 +162,8 @@ class VectorEngine:
         check_members(members, ("greedy",))
         self._renew()
         roles = ["sample" if sampling.temperature else "greedy"] * group_size + list(members)
-        groups, slots, seen = [], [], Counter[str]()
-        for task in tasks:
-            name = task.id if not seen[task.id] else f"{task.id}#{seen[task.id]}"
-            seen[task.id] += 1
+        groups, slots = [], []
+        for task, name in zip(tasks, numbered(t.id for t in tasks), strict=True):
             group = Group(task, [])
             for g, role in enumerate(roles):
                 episode = Episode(id=f"{context.step}/{name}/{g}", task=task, role="sample" if g < group_size else role)

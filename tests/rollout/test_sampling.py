@@ -6,11 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fovea.rollout.sampling import BLOCK, Sampling, address, block_sums, inverse_cdf, sample, truncate, uniforms
+from fovea.rollout.sampling import BLOCK, Sampling, address, block_sums, inverse_cdf, numbered, sample, truncate, uniforms
 
 
 def draws(n, *place):
     return uniforms([address(*place)] * n, range(n))
+
+
+def test_a_name_that_comes_again_has_its_number():
+    assert numbered(["a", "b", "a", "a"]) == ["a", "b", "a#1", "a#2"]
 
 
 def test_splitmix64_matches_the_published_reference_outputs():
