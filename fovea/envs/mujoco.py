@@ -100,21 +100,27 @@ class Lens:
         flags = mujoco.mjtRndFlag
         self.flags = {flags.mjRND_SHADOW: shadows, flags.mjRND_REFLECTION: shadows}
 
-    def picture(self, data: Any, camera: str) -> np.ndarray:
+    def picture(self, data: Any, camera: str, model: Any = None) -> np.ndarray:
         """
+        Args:
+          model: that of the data, where it is another copy of the one that the lens was made for.
         Raises:
           ValueError: no such camera.
         """
-        cameras = [self.model.camera(i).name for i in range(self.model.ncam)]
+        model = self.model if model is None else model
+        cameras = [model.camera(i).name for i in range(model.ncam)]
         if camera not in cameras:
             raise ValueError(f"camera {camera!r}; expected one of {', '.join(cameras)}")
-        self.renderer.update_scene(data, camera)
+        mujoco: Any = import_module("mujoco")
+        eye = mujoco.MjvCamera()
+        eye.type, eye.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, cameras.index(camera)
+        mujoco.mjv_updateScene(model, data, mujoco.MjvOption(), None, eye, mujoco.mjtCatBit.mjCAT_ALL, self.renderer.scene)
         for flag, on in self.flags.items():
             self.renderer.scene.flags[flag] = on
         drawn = self.renderer.render()
         # the up of some cameras in the world points down, such as that of Meta-World's corners; the third row is the height of each axis.
         # One on a moving body turns with it, and looks straight down where a gripper does
-        down = self.model.cam(camera).bodyid[0] == 0 and data.cam(camera).xmat.reshape(3, 3)[2, 1] < -1e-3
+        down = model.cam(camera).bodyid[0] == 0 and data.cam(camera).xmat.reshape(3, 3)[2, 1] < -1e-3
         return np.ascontiguousarray(drawn[::-1, ::-1]) if down else drawn
 
     def close(self) -> None:

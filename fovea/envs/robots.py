@@ -1,7 +1,7 @@
 """Robots in simulators: an instruction in words, cameras, proprioception, actions by the chunk, success.
 
     scene:reach   scene:insert                    our own, small and fast, with an expert
-    metaworld:button-press-v3                     50 tasks of one arm, with experts
+    metaworld:button-press-v3                     50 tasks of one arm, with experts; several in turn are joined by "+"
     gymrobotics:FetchReach-v4                     Fetch, Shadow hand, Adroit, kitchen (mazes have no camera)
 
 A `Robot` is a Gymnasium environment of arrays, for `data="robot:scene:reach"`; a `Told` one is the same for a policy that is shown pictures
@@ -15,6 +15,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
+from weakref import WeakValueDictionary
 
 import gymnasium as gym
 import numpy as np
@@ -29,6 +30,8 @@ LETTERS = 96
 """Bytes of an instruction that a policy of arrays is told."""
 UPRIGHT = "corner2"
 """Meta-World's usual camera."""
+LONGEST = 500
+"""Actions after which Meta-World's simulators refuse to go on."""
 
 
 class Body(Protocol):
@@ -199,14 +202,24 @@ def scene(name: str = "reach", size: int = 32, camera: str = "top", chunk: int =
     return Told(Robot(lambda: SCENES[name](size, shadows), camera.split("+"), chunk))
 
 
-def metaworld(name: str = "button-press-v3", size: int = 64, camera: str = UPRIGHT, chunk: int = 5, shadows: bool = False) -> Told:
-    """A task of Meta-World; options as in `scene`. Pictures of cameras that hang upside down are turned."""
+def metaworld(
+    name: str = "button-press-v3", size: int = 64, camera: str = UPRIGHT, chunk: int = 5, shadows: bool = False, limit: int = 200
+) -> Told:
+    """A task of Meta-World, or several in turn with "+" between (`turn`); options as in `scene`. Pictures of cameras that hang upside
+    down are turned.
+
+    Args:
+      limit: single actions before an episode is cut.
+    """
     offscreen()
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
-    if name not in ALL_V3_ENVIRONMENTS:
-        raise ValueError(f"no task {name!r} in Meta-World; there are: {', '.join(sorted(ALL_V3_ENVIRONMENTS))}")
-    return Told(Robot(lambda: MetaWorld(name, size, shadows), camera.split("+"), chunk))
+    names = name.split("+")
+    if unknown := [n for n in names if n not in ALL_V3_ENVIRONMENTS]:
+        raise ValueError(f"no task {unknown[0]!r} in Meta-World; there are: {', '.join(sorted(ALL_V3_ENVIRONMENTS))}")
+    if not 1 <= limit <= LONGEST:
+        raise ValueError(f"limit = {limit}; expected 1 to {LONGEST} actions")
+    return Told(Robot(lambda: MetaWorld(names, size, shadows, limit), camera.split("+"), chunk))
 
 
 def gymrobotics(name: str = "FetchReach-v4", size: int = 64, camera: str = "", chunk: int = 2, shadows: bool = False) -> Told:
@@ -214,24 +227,41 @@ def gymrobotics(name: str = "FetchReach-v4", size: int = 64, camera: str = "", c
     return Told(Robot(lambda: GymRobotics(name, size, shadows), camera.split("+") if camera else (), chunk))
 
 
-class MetaWorld:
-    """Reward is 1 when the package says that the task is done, which ends it; proprioception is the hand's place and its opening."""
+def turn(names: Sequence[str], seed: int) -> str:
+    """Which of several tasks an episode with this seed is."""
+    return names[seed % len(names)]
 
-    dims, limit = 4, 200
+
+class Spare(list[tuple[Any, Any]]):
+    """(simulator, expert) of one task of Meta-World in which nobody plays now; each takes 60 megabytes, so they are lent on."""
+
+
+_SPARE: WeakValueDictionary[str, Spare] = WeakValueDictionary()
+"""By the name of the task, as long as there is a body that has it."""
+_LENSES: dict[tuple[str, int, bool], Lens] = {}
+"""By the name of the task, the size of pictures and whether with shadows; all copies share one, which takes 120 megabytes and a second."""
+
+
+class MetaWorld:
+    """Reward is 1 when the package says that the task is done, which ends it; proprioception is the hand's place and its opening.
+
+    Args:
+      names: of the tasks; the seed of an episode says which it is.
+    """
+
+    dims = 4
     layout: ClassVar = {"place": (0, 3)}
 
-    def __init__(self, name: str, size: int, shadows: bool):
-        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
-        from metaworld.policies import ENV_POLICY_MAP
-
-        self.env, self.expert = ALL_V3_ENVIRONMENTS[name](), ENV_POLICY_MAP[name]()
-        self.env._set_task_called, self.env._freeze_rand_vec, self.env.seeded_rand_vec = True, False, True
-        self.env._partially_observable = False  # the expert knows the goal; it is not among the senses
-        self.lens = Lens(unforgiving(self.env.model), size, shadows)
+    def __init__(self, names: Sequence[str], size: int, shadows: bool, limit: int = 200):
+        self.names, self.looks, self.limit, self.name = tuple(names), (size, shadows), limit, ""
+        self.spare = {n: _SPARE.setdefault(n, Spare()) for n in names}
+        self._play(self.names[0])
         self.cameras = tuple(self.env.model.camera(i).name for i in range(self.env.model.ncam))
-        self.instruction = re.sub(r"-v\d+$", "", name).replace("-", " ")
 
     def reset(self, seed: int) -> None:
+        if (name := turn(self.names, seed)) != self.name:
+            self.spare[self.name].append((self.env, self.expert))
+            self._play(name)
         self.env.seed(seed)
         self.obs, _ = self.env.reset()
 
@@ -244,15 +274,38 @@ class MetaWorld:
         return np.asarray(self.obs[:4], np.float32)
 
     def picture(self, camera: str) -> np.ndarray:
-        return self.lens.picture(self.env.data, camera)
+        return self.lens.picture(self.env.data, camera, self.env.model)
 
     def plan(self, steps: int) -> np.ndarray:
         """The package's expert for what is seen now, held for the whole chunk."""
         return np.tile(np.clip(self.expert.get_action(self.obs), -1, 1).astype(np.float32), (steps, 1))
 
     def close(self) -> None:
-        self.lens.close()
+        """The renderer belongs to all copies; a simulator may be broken and is not lent on."""
+        self.spare = {}
         self.env.close()
+
+    def _play(self, name: str) -> None:
+        self.env, self.expert = self.spare[name].pop() if self.spare[name] else _simulator(name)
+        key = (name, *self.looks)
+        if key not in _LENSES:
+            _LENSES[key] = Lens(self.env.model, *self.looks)
+        self.name, self.lens = name, _LENSES[key]
+        self.instruction = re.sub(r"-v\d+$", "", name).replace("-", " ")
+
+
+def _simulator(name: str) -> tuple[Any, Any]:
+    """A task of Meta-World and its expert, who knows the goal; it is not among the senses."""
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+    from metaworld.policies import ENV_POLICY_MAP
+
+    env: Any = ALL_V3_ENVIRONMENTS[name]()
+    env._set_task_called, env._freeze_rand_vec, env.seeded_rand_vec = True, False, True
+    env._partially_observable = False
+    # bounds that were worked out while the goal was hidden cut it to 0 after every step
+    env.__dict__.pop("sawyer_observation_space", None)
+    unforgiving(env.model)
+    return env, ENV_POLICY_MAP[name]()
 
 
 class GymRobotics:

@@ -1,6 +1,6 @@
 """Demonstrations of a robot's task: `data="demos:scene:reach,count=20,noise=0.5"`, or with `set=FOLDER` those of a set that is there.
 
-What stands before the options is the robot's task as `robot:` names it. Its expert plays `count` episodes from training starts, with
+What stands before the options is the robot's task as `robot:` names it, or several. Their experts play `count` episodes in all, with
 Gaussian noise on its actions, and they are kept as a set in the format LeRobotDataset v3 (`fovea.tasks.lerobot`), made once, in
 CACHE/demos. A task is a frame of it: what was seen there, and the chunk of actions that followed, 0 behind the end of the episode.
 """
@@ -16,7 +16,6 @@ import numpy as np
 
 from fovea.envs.parts import Part, pack
 from fovea.envs.robots import spelled
-from fovea.tasks.gym import start_seed
 from fovea.tasks.lerobot import LeRobot, Writer
 from fovea.tasks.robots import Robots
 from fovea.types import Task
@@ -144,7 +143,7 @@ def made(task: str, robots: Robots, count: int, noise: float) -> Path:
 
 def play(robots: Robots, count: int, noise: float, folder: Path, fps: float = 10.0) -> None:
     """Write `count` episodes of the expert into a set; the robot looks before every action."""
-    env = replace(robots, split="train", seed=0).make()
+    starts, env = replace(robots, split="train", seed=1 << 20), robots.make()
     env.chunk, dims = 1, env.body.dims
     features: dict[str, dict[str, Any]] = {}
     for p in (p for p in env.parts if len(p.shape) == 3):
@@ -153,7 +152,7 @@ def play(robots: Robots, count: int, noise: float, folder: Path, fps: float = 10
     features |= {STATE: {"dtype": "float32", "shape": env.body.state().shape}, "action": {"dtype": "float32", "shape": (dims,)}}
     writer = Writer(folder, features, fps, robot=robots.name)
     for i in range(count):
-        seed = start_seed(robots.name, "train", 1 << 20, i)
+        seed = starts[i].meta["seed"]
         env.reset(seed=seed)
         rows: dict[str, list[Any]] = {n: [] for n in features}
         rng, over = np.random.Generator(np.random.Philox(seed)), False

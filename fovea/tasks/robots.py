@@ -1,6 +1,7 @@
 """Starts of a robot's task, played by a policy of arrays: `data="robot:scene:reach"`, `data="robot:metaworld:button-press-v3,size=64"`.
 
-What follows "robot:" is the name of an environment of `fovea.envs.robots`; `fovea list envs` has them. The score is 1 for success.
+What follows "robot:" is the name of an environment of `fovea.envs.robots`; `fovea list envs` has them. The score is 1 for success. Several
+tasks, as in "robot:metaworld:reach-v3+push-v3", take turns; each is a source of its own, which metrics and claims tell apart.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fovea.tasks.gym import Gym, parted
+from fovea.tasks.gym import HELDOUT, Gym, parted
+from fovea.types import Task
 
 if TYPE_CHECKING:
     from fovea.policies.control import Spaces
@@ -20,7 +22,7 @@ ROBOTS = ("scene", "metaworld", "gymrobotics")
 
 @dataclass(frozen=True)
 class Robots(Gym):
-    """As `Gym`. `title` is the name of the source."""
+    """As `Gym`. `title` is the name of all tasks, such as "scene:reach"; each of several is called by its own."""
 
     title: str = ""
 
@@ -42,6 +44,23 @@ class Robots(Gym):
     @property
     def name(self) -> str:
         return self.title
+
+    @property
+    def each(self) -> tuple[str, ...]:
+        """The names of the tasks that take turns."""
+        kind, _, names = self.title.partition(":")
+        return tuple(f"{kind}:{n}" for n in names.split("+"))
+
+    def __getitem__(self, i: int) -> Task:
+        task, n = super().__getitem__(i), len(self.each)
+        if n == 1:
+            return task
+        from fovea.envs.robots import turn
+
+        seed = task.meta["seed"]
+        if self.split == "train":  # a seed that is the turn of task i mod n; held-out ones follow one another anyhow
+            seed = seed % (HELDOUT // n) * n + i % n
+        return replace(task, source=turn(self.each, seed), meta={"seed": seed})
 
     def spaces(self, envs: Any) -> Spaces:
         """With the parts of what is seen, and of what is done.

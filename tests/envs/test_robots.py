@@ -255,6 +255,22 @@ def test_meta_world_is_the_right_way_up_and_its_expert_wins():
     env.close()
 
 
+def test_an_expert_of_meta_world_knows_the_goal_after_every_step():
+    """Reaching is all about it; the package cuts the goal to 0 where it takes it for hidden."""
+    pytest.importorskip("metaworld")
+    from fovea.envs.robots import metaworld
+
+    env = metaworld("reach-v3", size=8, chunk=1).env
+    env.reset(seed=3)
+    goal, over, done = env.body.obs[-3:].copy(), False, False
+    while not over:
+        _, _, done, cut, _ = env.step(env.demonstrate())
+        over = done or cut
+        assert (env.body.obs[-3:] == goal).all() and goal.all()
+    assert done and env.steps < 80
+    env.close()
+
+
 def test_gymnasium_robotics_shows_where_its_goal_is():
     pytest.importorskip("gymnasium_robotics")
     from fovea.envs.robots import gymrobotics
