@@ -48,5 +48,7 @@ CLAIM = Claim(
     tasks=180,
     curve="reward/mean",
     minutes=6.0,
-    tuning="",
+    tuning="seed 100, the start alone: with a faucet in place of the handle, 600 steps on demonstrations with noise 0.3 and episodes of 80 "
+    "actions it did 5 of 45, none of them with button or faucet; as it is now, coffee 5, handle 12, button 3 of 15 each. Settings of the "
+    "reinforcement are those of pi-rl",
 )
