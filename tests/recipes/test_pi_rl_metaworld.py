@@ -8,6 +8,7 @@ import pytest
 
 from fovea import api, recipes
 from fovea.ledger.claim import arm_recipe, digest, settings
+from fovea.policies.control import Flow
 from fovea.recipes import pi_rl, pi_rl_metaworld
 
 TASKS = pi_rl_metaworld.TASKS
@@ -29,7 +30,8 @@ def test_every_arm_is_a_run_of_its_own_on_as_many_episodes():
     arms = {a: arm_recipe(tiny, c) for a, c in claim.arms.items()}
     assert len({digest(settings(r)) for r in arms.values()}) == len(arms)
     assert {r.tasks_per_step * r.group_size for a, r in arms.items() if a != "longer"} == {tiny.tasks_per_step}
-    assert arms["learned"].network.noise == "learned" and arms["start"].replace(steps=tiny.steps) == tiny
+    assert arms["learned"] == tiny.replace(network=Flow(width=128, noise="learned"), method__entropy_coef=0.005)
+    assert arms["start"].replace(steps=tiny.steps) == tiny
     assert arms["longer"].method == pi_rl.warm.method and arms["longer"].data == pi_rl_metaworld.warm.data
     assert {r.model for r in arms.values()} == {tiny.model}
 
