@@ -386,6 +386,7 @@ CHANGES = {
     "td3": "a replay, twin critics, a delayed deterministic policy",
     "dqn": "a replay, values of discrete actions, a slow copy",
     "dreamer": "a world model that draws what it sees; actor and critic learn in its imagination",
+    "repo_align": "a trained encoder learns a new look of the world, without rewards; dynamics and policy stay",
     "hg-dagger": "imitates demonstrations and corrections",
     "ddpo": "PPO's loss on denoising steps, with statistics of the prompt where there are enough of its samples",
     "sft": "imitates given answers, no rollouts",

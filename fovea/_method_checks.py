@@ -227,4 +227,5 @@ def windows(spaces: Any, key: int, needs: Needs = Needs()) -> Windows:  # noqa: 
     ended[-1, -1] = True
     reward = torch.randn(BL, generator=g)
     extras = {name: torch.randint(2, BL, generator=g).bool() for name in needs.extras}
-    return Windows(obs, actions, reward, ended, key, extras)
+    earlier = windows(spaces, key + 1, replace(needs, recorded=False)) if needs.recorded else None
+    return Windows(obs, actions, reward, ended, key, extras, earlier)

@@ -26,7 +26,7 @@ from fovea.trainer.evaluation import evaluate as run_evaluation
 from fovea.trainer.off_policy import OffPolicy, Stream, demonstrations, spare
 from fovea.trainer.offline import Offline, Recorded
 from fovea.trainer.on_policy import OnPolicy
-from fovea.trainer.replay import ReplayBuffer
+from fovea.trainer.replay import HEAD, ReplayBuffer
 from fovea.trainer.session import OnStep, Session
 from fovea.types import Group, Task
 
@@ -74,12 +74,18 @@ def load_policy(model: str | Path = "tiny", **options: Any) -> Any:
 
     disable_progress_bar()
     check_device(options.get("device", "cpu"))
-    given = starts.folder(str(model)) if starts.recipe(model) else model
-    found = ckpt.find(Path(given))
-    folder = found.model if found else given
+    folder = folder_of(model)
     if generators.kind(folder):
         return generators.load(folder, **options)
     return control.load(Path(folder)) if control.saved(Path(folder)) else HFVLM.load(folder, **options)
+
+
+def folder_of(model: str | Path) -> str | Path:
+    """Where the weights of a model are: the newest checkpoint of a run folder, what a recipe made; any other name as it is."""
+    if starts.recipe(model):
+        return starts.folder(str(model))
+    found = ckpt.find(Path(model))
+    return found.model if found else model
 
 
 def train(
@@ -437,9 +443,9 @@ def check_simulator(recipe: Recipe, source: Any, team: Team = ALONE) -> None:
     if recipe.network.kind not in ("", needs.policy) and needs.policy != "actor-critic":
         raise ValueError(f"network = {recipe.network!r}; expected one of kind {needs.policy!r}, for {recipe.method!r}")
     large = recipe.model.startswith(control.PI0)
-    if starts.root(recipe.model) != NETWORK and not large and not control.saved(Path(recipe.model)):
+    if starts.root(recipe.model) != NETWORK and not large and not control.saved(Path(folder_of(recipe.model))):
         raise ValueError(
-            f"model = {recipe.model!r} cannot act in a simulator; expected model={NETWORK!r}, or a folder with one that was saved"
+            f"model = {recipe.model!r} cannot act in a simulator; expected model={NETWORK!r}, a run, or a folder with one that was saved"
         )
     alone = {
         "device": "cpu",
@@ -475,7 +481,7 @@ def build_network(recipe: Recipe, model: Path | None, source: Any) -> Any:
         elif recipe.model == NETWORK:
             made = control.build(recipe.network.kind or recipe.method.needs.policy, spaces_of(source), recipe.network)
         else:
-            made = control.load(starts.folder(recipe.model) if starts.recipe(recipe.model) else Path(recipe.model))
+            made = control.load(Path(folder_of(recipe.model)))
             if hasattr(made, "tune"):
                 made.tune(recipe.network)
     if needs_reference(recipe):
@@ -672,6 +678,7 @@ def build_off_policy(recipe: Recipe, policy: Any, source: Any, stream: Stream, p
         torch.manual_seed(recipe.seed + 1)
         state = recipe.method.init(policy, adam)
     asked, random = recipe.replay, control.Random(source.spaces(stream.engine.envs))
+    recorded = recorded_by(recipe.model, random.spaces) if recipe.method.needs.recorded else None
     replay = ReplayBuffer(path / "replay", asked.size, recipe.max_rows, spare(recipe), source.stack)
     # a correction begins in the middle of an episode, so its frames keep their whole stack
     shown = ReplayBuffer(path / "shown", asked.size, 1, recipe.max_rows * spare(recipe)) if asked.share else None
@@ -682,7 +689,28 @@ def build_off_policy(recipe: Recipe, policy: Any, source: Any, stream: Stream, p
         with contextlib.closing(VectorEngine(random, source.vector(copies), recipe.seed, options={DEMONSTRATE: True})) as engine:
             return demonstrations(engine, source, count)
 
-    return OffPolicy(recipe, stream, replay, random, state, shown, demonstrate)
+    return OffPolicy(recipe, stream, replay, random, state, shown, demonstrate, recorded)
+
+
+def recorded_by(model: str, spaces: Any) -> ReplayBuffer:
+    """What the run that trained a model had recorded.
+
+    Raises:
+      ValueError: the model is none of a run, its run has no replay, or the observations there have another shape than those here.
+    """
+    near = starts.folder(model).parent / "run" if starts.recipe(model) else Path(model).absolute()
+    found = next((p / "replay" for p in (near, *near.parents[:3]) if (p / "replay" / HEAD).is_file()), None)
+    if found is None:
+        raise ValueError(
+            f"model = {model!r}: found no replay of the run that trained it, expected the folder of a run that learned from one, because "
+            "the method looks at what was recorded there"
+        )
+    recorded = ReplayBuffer.left_in(found)
+    shape = tuple(recorded.columns["obs"].shape[2:])
+    there = (*shape[:-1], shape[-1] * recorded.stack)
+    if there != tuple(spaces.obs_shape):
+        raise ValueError(f"{found}: found observations {there}, expected {tuple(spaces.obs_shape)} as in `data`")
+    return recorded
 
 
 def load_part(part: Any) -> Any:

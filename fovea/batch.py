@@ -51,6 +51,7 @@ class Needs:
       critic: the value head of a language policy, where a value is read.
       data: "rollout", what the offline loop reads, "responses" (SFT) or "pairs" (DPO), or "replay": windows of recorded episodes.
       policy: the kind of policy that is made for a simulator, a key of `fovea.policies.control.KINDS`.
+      recorded: beside those windows, `Windows.recorded`: what the run that trained the recipe's model had recorded.
       units: how many units in a row a method reads in a window of the replay (`replay.length` must be as many).
       unit: "row", or "group" when the loss couples the rows of a group, which then never straddle micro-batches.
     """
@@ -64,6 +65,7 @@ class Needs:
     critic: Critic = Critic()
     data: str = "rollout"
     policy: str = "actor-critic"
+    recorded: bool = False
     units: int = 1
     unit: str = "row"
 
@@ -352,6 +354,7 @@ class Windows:
       ended_BL: bool, the episode terminated with this unit; one that was cut did not.
       key: address of the draws that a method makes on this batch.
       extras: what else was recorded of each unit, (B, L, ...).
+      recorded: as many windows of what the run that trained the policy had recorded, for methods that need them (`Needs.recorded`).
     """
 
     obs: Tensor
@@ -360,6 +363,7 @@ class Windows:
     ended_BL: Tensor
     key: int = 0
     extras: dict[str, Tensor] = field(default_factory=dict)
+    recorded: Windows | None = None
 
     def noise(self, *shape: int) -> Tensor:
         """Standard normal numbers, the same for the same key."""

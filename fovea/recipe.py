@@ -45,7 +45,8 @@ class Recipe:
     Attributes:
       name: shown in the report and used for the default run folder.
       model: "tiny" (ships with the package), a folder with a Hugging Face checkpoint, a hub id (owner/name), "SLUG:NAME": what another
-        recipe makes, trained first (see fovea.starts), "network": a small one, made for the simulator in `data`, or "pi0:NAME": a π0 from
+        recipe makes, trained first (see fovea.starts), "network": a small one, made for the simulator in `data` (a run is one, too, with
+        what it has learned), or "pi0:NAME": a π0 from
         a folder or a hub id, for a robot in `data`.
       network: its size.
       freeze: parts that are not trained: "tower" (vision encoder), "projector" (vision-to-text merger), "text" (all else).

@@ -28,6 +28,7 @@ METHODS: dict[str, str] = {
     "dqn": "fovea.methods.dqn:DQN",
     "dreamer": "fovea.methods.dreamer:Dreamer",
     "repo-mbrl": "fovea.methods.repo_mbrl:RePo",
+    "repo_align": "fovea.methods.repo_align:Align",
     "hil-serl": "fovea.methods.hil_serl:HILSERL",
     "rlif": "fovea.methods.rlif:RLIF",
     "hg-dagger": "fovea.methods.hg_dagger:HGDagger",

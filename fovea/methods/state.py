@@ -17,7 +17,7 @@ class MethodState:
     Attributes:
       modules: networks by name, trained ones and slow copies; "policy" is the one that acts.
       optimizers: one for each part that is trained by a loss of its own.
-      duals: multipliers of constraints, as logarithms.
+      duals: multipliers of constraints, or their logarithms.
       counters: whole numbers, such as updates so far.
       rates: multiples of the recipe's learning rate, by optimizer; 1 where there is none.
       max_grad_norm: gradients of a greater norm are scaled down to it (0: never).

@@ -257,10 +257,10 @@ def gaussian(raw: Tensor) -> Gaussian:
     return mean, F.softplus(spread) + LEAST_STD
 
 
-def mlp(inside: int, width: int, hidden: int, outside: int) -> nn.Sequential:
-    """`hidden` layers of `width` with ELU, and a linear one."""
+def mlp(inside: int, width: int, hidden: int, outside: int, between: type[nn.Module] = nn.ELU) -> nn.Sequential:
+    """`hidden` layers of `width`, and a linear one."""
     sizes = [inside] + [width] * hidden
-    layers = [layer for i, o in itertools.pairwise(sizes) for layer in (nn.Linear(i, o), nn.ELU())]
+    layers = [layer for i, o in itertools.pairwise(sizes) for layer in (nn.Linear(i, o), between())]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], outside))
 
 

@@ -50,6 +50,7 @@ class OffPolicy:
       state: what `method.init` made.
       shown: where demonstrations and what was done in the policy's place go; None keeps demonstrations with the rest.
       demonstrate: plays so many successful episodes.
+      recorded: what another run left behind, only read; each batch has as many windows of it (`Windows.recorded`).
     """
 
     unscored: Sequence[Group] = ()
@@ -63,9 +64,10 @@ class OffPolicy:
         state: Any,
         shown: ReplayBuffer | None = None,
         demonstrate: Callable[[int], list[Group]] | None = None,
+        recorded: ReplayBuffer | None = None,
     ):
         self.recipe, self.stream, self.replay, self.random, self.state = recipe, stream, replay, random, state
-        self.shown, self.demonstrate = shown, demonstrate
+        self.shown, self.demonstrate, self.recorded = shown, demonstrate, recorded
         self.policy: Any = stream.engine.policy
         self.steps = 0
 
@@ -106,9 +108,12 @@ class OffPolicy:
         counts = {"shown": round(asked.batch * asked.share) if shown else 0}
         counts["replay"] = asked.batch - counts["shown"]
         buffers = {"replay": self.replay, "shown": self.shown}
-        return Windows.join(
+        own = Windows.join(
             [b.sample(counts[n], address(recipe.seed, n, step, i), asked.length) for n, b in buffers.items() if b is not None and counts[n]]
         )
+        if self.recorded is None:
+            return own
+        return replace(own, recorded=self.recorded.sample(asked.batch, address(recipe.seed, "recorded", step, i), asked.length))
 
     def sync(self) -> None:
         self.replay.sync()
@@ -116,8 +121,9 @@ class OffPolicy:
             self.shown.sync()
 
     def state_dict(self) -> dict[str, Any]:
-        shown = {} if self.shown is None else {"shown": self.shown.state_dict()}
-        return {"steps": self.steps, "stream": self.stream.state_dict(), "replay": self.replay.state_dict(), **shown}
+        beside = {"shown": self.shown, "recorded": self.recorded}
+        told = {name: buffer.state_dict() for name, buffer in beside.items() if buffer is not None}
+        return {"steps": self.steps, "stream": self.stream.state_dict(), "replay": self.replay.state_dict(), **told}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """
@@ -127,6 +133,8 @@ class OffPolicy:
         self.replay.load_state_dict(state["replay"])
         if self.shown is not None:
             self.shown.load_state_dict(state["shown"])
+        if self.recorded is not None:
+            self.recorded.load_state_dict(state["recorded"])
         self.stream.load_state_dict(state["stream"])
         self.steps = int(state["steps"])
 

@@ -103,6 +103,16 @@ class ReplayBuffer:
         if (self.folder / HEAD).exists():
             self._open(self._read())
 
+    @classmethod
+    def left_in(cls, folder: str | Path) -> ReplayBuffer:
+        """The buffer that a run left in a folder, to be read.
+
+        Raises:
+          ReplayError: there is none, or a damaged one.
+        """
+        layout = read_head(Path(folder))["layout"]
+        return cls(folder, layout["kept"] * layout["lanes"], layout["lanes"], layout["spare"], layout["stack"])
+
     def __len__(self) -> int:
         """Frames that windows are drawn from."""
         return sum(min(lane.frames, self.kept) for lane in self.lanes)
@@ -292,16 +302,9 @@ class ReplayBuffer:
         write_text(self.folder / HEAD, json.dumps(content, indent=1) + "\n", durable)
 
     def _read(self) -> dict[str, Any]:
-        file = self.folder / HEAD
-        try:
-            head = json.loads(file.read_text(encoding="utf-8"))
-            whole = sealed(head)[SEAL] == head[SEAL]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-            raise ReplayError(f"{file}: found {type(e).__name__} ({e}), expected the JSON that fovea writes") from e
-        if not whole:
-            raise ReplayError(f"{file}: its content does not have the SHA-256 that it names (truncated or altered)")
+        head = read_head(self.folder)
         if head["layout"] != self.layout:
-            raise ReplayError(f"{file}: found a buffer of {head['layout']}, expected {self.layout}; choose another --out")
+            raise ReplayError(f"{self.folder / HEAD}: found a buffer of {head['layout']}, expected {self.layout}; choose another --out")
         return head
 
     def _open(self, head: Mapping[str, Any]) -> None:
@@ -314,6 +317,23 @@ class ReplayBuffer:
                 raise ReplayError(f"{file}: found {there}, expected {want} (was the folder copied whole?)")
         self._map(head["columns"])
         self.lanes = [Lane(**lane) for lane in head["lanes"]]
+
+
+def read_head(folder: Path) -> dict[str, Any]:
+    """The layout, the columns and the lanes of a buffer.
+
+    Raises:
+      ReplayError: they cannot be read, or are not what was written.
+    """
+    file = folder / HEAD
+    try:
+        head = json.loads(file.read_text(encoding="utf-8"))
+        whole = sealed(head)[SEAL] == head[SEAL]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        raise ReplayError(f"{file}: found {type(e).__name__} ({e}), expected the JSON that fovea writes") from e
+    if not whole:
+        raise ReplayError(f"{file}: its content does not have the SHA-256 that it names (truncated or altered)")
+    return head
 
 
 def lane_end(writes: Sequence[tuple[int, int, Mapping[str, np.ndarray]]], at: int, obs: np.ndarray, slot: int) -> np.ndarray:
