@@ -60,3 +60,38 @@ def test_steepness_is_the_squared_gradient_and_has_one_itself():
     assert float(steep) == 25.0
     steep.backward()
     assert w.grad.tolist() == [6.0, 8.0]
+
+
+def matched(way, updates=300, blur=0.3):
+    """(lowest, highest) of what target places become by an affine map that was the identity, and the mean ratio.
+
+    The source has been everywhere from −1 to 1, the target from −1 to 0, which it sees 1.5 further up. The judge is the best one: it knows
+    both densities, blurred.
+    """
+    source_N, seen_M = torch.linspace(-1, 1, 81), torch.linspace(-1, 0, 41) + 1.5
+    slope_2, log_ratio_N, dual = leaf(1.0, 0.0), torch.zeros(81, requires_grad=True), torch.tensor(0.0)
+
+    def density(at_K, of_J, weight):
+        return (torch.exp(-(((at_K[:, None] - of_J) / blur) ** 2) / 2) * weight).mean(1) + 1e-6
+
+    for _ in range(updates):
+        target_M, ratio_N = slope_2[0] * seen_M + slope_2[1], log_ratio_N.exp()
+        fixed_M, weight_N = target_M.detach(), ratio_N.detach() if way == "support" else 1.0
+        share_M, share_N = (density(x, source_N, weight_N) / density(x, fixed_M, 1.0) for x in (target_M, source_N))
+        if way == "support":
+            lost = a.support_loss(2 * (share_M - 1))
+            down = torch.autograd.grad(a.ratio_loss(ratio_N, 2 * (share_N - 1), dual), log_ratio_N)[0]
+            log_ratio_N.data -= 20 * down.clamp(-0.02, 0.02)
+            dual += 0.05 * (ratio_N.detach().mean() - 1)
+        else:
+            lost = a.distribution_loss(share_M.log())
+        slope_2.data -= 0.05 * torch.autograd.grad(lost, slope_2)[0]
+    ends = (slope_2[0] * seen_M + slope_2[1]).detach()
+    return ends.min().item(), ends.max().item(), log_ratio_N.exp().mean().item()
+
+
+def test_a_target_that_has_seen_a_half_is_brought_into_the_support_and_stretched_only_where_distributions_shall_be_equal():
+    low, high, mean = matched("support")
+    assert high < 1.1 and 0.7 < high - low < 1.1 and mean == pytest.approx(1, abs=0.02), "it was from 0.5 to 1.5"
+    low, high, _ = matched("distribution")
+    assert high < 1.1 and high - low > 1.5, "half of the states are spread over all of them"

@@ -69,14 +69,8 @@ def test_the_encoder_of_a_run_is_aligned_with_its_pictures_and_all_else_stays(so
 def test_a_run_that_was_interrupted_ends_with_the_same_numbers(source, tmp_path):
     align(source, tmp_path / "whole")
     for stop in (3, 5):
-        align(source, tmp_path / "parts", **{}) if stop == 5 else align_until(source, tmp_path / "parts", stop)
+        align(source, tmp_path / "parts", on_step=lambda step, _, stop=stop: step == stop)
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
-
-
-def align_until(source, out, last):
-    data = Gym("fovea/PointMass-v0", {"limit": 6, "inverted": True}, around=recipes.get("repo_align").data.around)
-    changes = {**SMALL, "model": str(source), "data": data}
-    fovea.train("repo_align", out=out, quiet=True, on_step=lambda step, _: step == last, **changes)
 
 
 def test_the_model_that_a_recipe_makes_comes_with_what_was_recorded(tmp_path, monkeypatch):
@@ -115,7 +109,11 @@ def test_the_arms_differ_by_what_they_are_called_and_the_real_recipe_by_size():
     assert (dataclasses.replace(stranger, apart=0),) == tiny.data.around and stranger.apart
     real = recipes.get("repo_align:real")
     differing = {f.name for f in dataclasses.fields(tiny.method) if getattr(tiny.method, f.name) != getattr(real.method, f.name)}
-    assert differing <= {"width", "code"} and (real.method.width, real.method.code) == (256, 64)
+    assert differing <= {"width", "code", "calibration"} and (real.method.width, real.method.code, real.method.calibration) == (
+        256,
+        64,
+        1.0,
+    )
     rates = real.learning_rate, real.method.ratio_rate * real.learning_rate, real.method.dual_rate * real.learning_rate
     assert rates == pytest.approx((3e-4, 5e-5, 5e-3))
     assert real.steps * real.horizon * real.max_rows == 50_000 and (real.replay.batch, real.replay.length) == (50, 49)
