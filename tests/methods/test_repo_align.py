@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from fovea.policies.control import Latents, Spaces, build
 from fovea.trainer.update import Adam
 
 SHAPE = (8, 8, 3)
-SMALL = dict(width=5, code=3)
+SMALL: dict[str, Any] = dict(width=5, code=3)
 
 
 def windows(B=4, L=2, seed=0, key=5, paired=0, **more):
@@ -150,7 +151,7 @@ def test_the_slope_of_the_judge_costs_at_source_embeddings():
             p.data.mul_(4)
         losses.append(told(method, state, given)["judge"])
     with torch.no_grad():
-        seen = state.modules["source"](policy.pixels(given.recorded.obs[:, :-1].flatten(0, 1)))
+        seen = state.modules["source"](policy.pixels(windows(seed=1).obs[:, :-1].flatten(0, 1)))
     seen.requires_grad_()
     judgement, _ = state.modules["judge"](seen, given.noise(4 * 8, 3)[:8])
     slope = torch.autograd.grad(judgement.sum(), seen)[0].square().sum(1).mean()

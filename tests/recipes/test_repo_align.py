@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from fovea.tasks.gym import Gym
 from fovea.trainer.replay import Replay, ReplayBuffer
 from tests.trainer.test_resume import outcome
 
-SOURCE = dict(
+SOURCE: dict[str, Any] = dict(
     network=Latents(width=6, stochastic=2, channels=2),
     data=Gym("fovea/PointMass-v0", {"limit": 6}),
     method__imagine=3,
@@ -27,7 +28,7 @@ SOURCE = dict(
     eval_tasks=0,
     threads=1,
 )
-SMALL = dict(
+SMALL: dict[str, Any] = dict(
     method__width=4,
     method__code=3,
     max_rows=2,
