@@ -78,7 +78,9 @@ def run_recipe(tiny: Recipe, claim: Claim, arm: str, seed: int, quick: bool = Fa
     """The recipe as it is run: one thread, no evaluation on the way unless the plot shows it."""
     recipe = arm_recipe(tiny, claim.arms[arm])
     if quick:
-        recipe = recipe.replace(model=starts.root(recipe.model), **{k: min(v, getattr(recipe, k)) for k, v in QUICK.items()})
+        # what another run recorded cannot be had without that run
+        model = recipe.model if recipe.method.needs.recorded else starts.root(recipe.model)
+        recipe = recipe.replace(model=model, **{k: min(v, getattr(recipe, k)) for k, v in QUICK.items()})
     on_the_way = recipe.eval_tasks if claim.curve.startswith("eval/") else 0
     often = 10 if recipe.steps <= 200 else 50
     return recipe.replace(seed=seed, threads=1, keep=1, checkpoint_every=often, eval_tasks=on_the_way)

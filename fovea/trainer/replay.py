@@ -88,16 +88,17 @@ class ReplayBuffer:
       lanes: how many episodes can be open at a time.
       spare: frames of a lane that can be written after `state_dict` without making a return to that state impossible.
       stack: how many observations in a row the policy sees side by side in its last axis; only the newest of them is stored.
+      mode: how its files are opened, "r+" or, only to be read, "r".
     Raises:
       ReplayError: the folder holds another buffer, or a damaged one.
     """
 
-    def __init__(self, folder: str | Path, size: int, lanes: int = 1, spare: int = 0, stack: int = 1):
+    def __init__(self, folder: str | Path, size: int, lanes: int = 1, spare: int = 0, stack: int = 1, mode: Any = "r+"):
         self.folder = Path(folder)
         self.kept = -(-size // lanes)
         self.layout = {"lanes": lanes, "kept": self.kept, "spare": spare, "stack": stack}
         self.lanes = [Lane() for _ in range(lanes)]
-        self.stack, self.ring = stack, self.kept + spare
+        self.stack, self.ring, self.mode = stack, self.kept + spare, mode
         self.columns: dict[str, Any] = {}
         self._starts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         if (self.folder / HEAD).exists():
@@ -111,7 +112,7 @@ class ReplayBuffer:
           ReplayError: there is none, or a damaged one.
         """
         layout = read_head(Path(folder))["layout"]
-        return cls(folder, layout["kept"] * layout["lanes"], layout["lanes"], layout["spare"], layout["stack"])
+        return cls(folder, layout["kept"] * layout["lanes"], layout["lanes"], layout["spare"], layout["stack"], "r")
 
     def __len__(self) -> int:
         """Frames that windows are drawn from."""
@@ -291,7 +292,7 @@ class ReplayBuffer:
 
     def _map(self, columns: Mapping[str, Any]) -> None:
         self.columns = {
-            name: np.memmap(self.folder / f"{name}.bin", np.dtype(kind), "r+", shape=(len(self.lanes), self.ring, *shape))
+            name: np.memmap(self.folder / f"{name}.bin", np.dtype(kind), self.mode, shape=(len(self.lanes), self.ring, *shape))
             for name, (kind, shape) in columns.items()
         }
 

@@ -45,7 +45,7 @@ def test_the_best_judge_knows_the_ratio_of_both_and_the_loss_is_then_less_the_di
     judged = (2 * (ratio * p / q - 1)).requires_grad_()
     source, target = ([i for i, share in enumerate(x) for _ in range(int(count * share))] for x in (p, q))
     lost = a.support_judge_loss(judged[source], ratio[source], judged[target])
-    assert float(lost) == pytest.approx(-float(((ratio * p - q) ** 2 / q).sum()))
+    assert lost.item() == pytest.approx(-float(((ratio * p - q) ** 2 / q).sum()))
     lost.backward()
     assert judged.grad.abs().max() < 1e-7
     covered = torch.tensor([1.0, 1.0, 0.0]) / 2  # the target has not been in the third place

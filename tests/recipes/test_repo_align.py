@@ -10,6 +10,7 @@ import torch
 import fovea
 from fovea import api, recipes, starts
 from fovea.ledger.claim import arm_recipe, read
+from fovea.ledger.runs import run_recipe
 from fovea.policies.control import Latents
 from fovea.recipes import repo_mbrl
 from fovea.tasks.gym import Gym
@@ -88,6 +89,8 @@ def test_a_buffer_that_is_only_read_gives_what_its_own_run_would_draw(source):
     assert read_only.layout["lanes"] == 2 and len(read_only) == 28
     windows = read_only.sample(3, key=7, length=2)
     assert windows.obs.shape == (3, 3, 32, 32, 3)
+    with pytest.raises(ValueError, match="read-only"):
+        read_only.columns["reward"][0, 0] = 1.0
 
 
 def test_what_does_not_go_together_is_refused(source, tmp_path):
@@ -108,6 +111,7 @@ def test_the_arms_differ_by_what_they_are_called_and_the_real_recipe_by_size():
     assert arms["unpaired"].data == dataclasses.replace(tiny.data, around=())
     (stranger,) = arms["strangers"].data.around
     assert (dataclasses.replace(stranger, apart=0),) == tiny.data.around and stranger.apart
+    assert run_recipe(tiny, claim, "support", 0, quick=True).model == tiny.model, "without its run there is nothing to align with"
     real = recipes.get("repo_align:real")
     differing = {f.name for f in dataclasses.fields(tiny.method) if getattr(tiny.method, f.name) != getattr(real.method, f.name)}
     assert differing <= {"width", "code", "calibration"} and (real.method.width, real.method.code, real.method.calibration) == (
