@@ -58,7 +58,9 @@ ENVIRONMENTS: dict[str, Listed] = {
     "desk": Listed("fovea.envs.desk:Desk", "jobs at a small desktop: click, drag, scroll, type", "desk:send"),
     "house": Listed("fovea.envs.house:House", "walks through a house by instructions, in the first person", "house:near"),
     "zoom": Listed("fovea.envs.zoom:Zoom", "a question about a picture, with a tool that enlarges a region of it", "zoom"),
-    "look": Listed("fovea.envs.zoom:Look", "the same, with a tool that enlarges the surroundings of a point", "look:crop"),
+    "look": Listed(
+        "fovea.envs.zoom:Look", "a question about a picture, with a tool that enlarges the surroundings of a point", "look:crop"
+    ),
     "minigrid": Listed(
         "fovea.envs.simulators:minigrid",
         "MiniGrid and BabyAI: rooms of squares, missions in words",
