@@ -96,9 +96,10 @@ class Robot(gym.Env):
         super().reset(seed=seed)
         self.body.reset(int(self.np_random.integers(2**31)) if seed is None else seed)
         self.steps = 0
+        senses = self.senses()
         for camera in self.cameras:
-            refuse_constant(self.body.picture(camera), f"{type(self.body).__name__}, camera {camera!r}")
-        self.seen = self._look()
+            refuse_constant(senses[camera], f"{type(self.body).__name__}, camera {camera!r}")
+        self.seen = pack(self.parts, senses)
         return self.seen, {"instruction": self.body.instruction}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -114,7 +115,7 @@ class Robot(gym.Env):
                 total, self.steps = total + reward, self.steps + 1
                 if done or self.steps >= self.body.limit:
                     break
-            self.seen = self._look()
+            self.seen = pack(self.parts, self.senses())
         except Exception as e:  # whatever a simulator may raise: it costs this episode
             return self._replaced(e)
         cut = not done and self.steps >= self.body.limit
@@ -133,9 +134,6 @@ class Robot(gym.Env):
 
     def close(self) -> None:
         self.body.close()
-
-    def _look(self) -> np.ndarray:
-        return pack(self.parts, self.senses())
 
     def _replaced(self, e: Exception) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.crashes += 1

@@ -19,7 +19,7 @@ def test_the_forms_differ_from_pi_rl_in_tasks_and_in_size_only():
     tiny, real, warm = (recipes.get(f"pi_rl_metaworld{n}") for n in ("", ":real", ":warm"))
     assert tiny.method == real.method == pi_rl.tiny.method and warm.method == pi_rl.warm.method
     assert tiny.model == "pi_rl_metaworld:warm" and tiny.network == warm.network
-    assert tiny.data.removeprefix("robot:") == warm.data.removeprefix("demos:").partition(",count=")[0] == pi_rl_metaworld.SMALL
+    assert tiny.data.partition(",around=")[0].removeprefix("robot:") == warm.data.removeprefix("demos:").partition(",count=")[0]
     assert real.replace(name="", data="") == pi_rl.real.replace(name="", data="")
     assert real.data.startswith(f"robot:{pi_rl_metaworld.NAMES},")
     assert tiny.tasks_per_step % len(TASKS) == tiny.eval_tasks % len(TASKS) == pi_rl_metaworld.CLAIM.tasks % len(TASKS) == 0, "equal shares"
@@ -79,8 +79,7 @@ def test_each_task_has_its_instruction_its_picture_and_its_expert(pair):
         shown[name] = env.body.picture("topview").astype(int)
         over = False
         while not over:
-            chunk = np.stack([env.body.plan(1)[0]] * env.chunk)
-            _, reward, done, cut, said = env.step(chunk)
+            _, reward, done, cut, said = env.step(env.demonstrate())
             over = done or cut
         assert said["measures"]["success"] == float(done) == reward
     a, b, c = shown.values()
@@ -99,6 +98,17 @@ def test_things_are_seen_where_they_stand(pair):
         found.append((columns.mean(), -rows.mean(), x, y))
     columns, rows, x, y = np.array(found).T
     assert np.corrcoef(columns, x)[0, 1] > 0.9 and np.corrcoef(rows, y)[0, 1] > 0.9
+
+
+def test_who_draws_for_all_draws_each_copy_as_it_is(pair):
+    a, b = pair
+    first = [env.reset(seed=0)[0] for env in pair]
+    assert (first[0] == first[1]).all() and a.body.lens is b.body.lens
+    colours = b.body.env.model.geom_rgba
+    seen, colours[:, 3] = colours[:, 3].copy(), 0
+    before, after = (env.body.picture("topview").astype(int) for env in pair)
+    colours[:, 3] = seen
+    assert np.abs(before - after).mean() > 5 and (before == b.body.picture("topview")).all()
 
 
 def test_a_start_is_the_same_whatever_was_played_before_and_by_whom(pair):
@@ -161,7 +171,7 @@ def test_a_small_run_learns_three_tasks_at_once_and_tells_their_success_apart(tm
     data = warm.data.replace("size=48", "size=24").replace("limit=90", "limit=10").replace("count=15", "count=3")
     first = api.train(warm.replace(**small, data=data, tasks_per_step=4), out=tmp_path / "warm", quiet=True)
     first.policy.save(tmp_path / "model")
-    data = data.replace("demos:", "robot:").partition(",count=")[0]
+    data = data.replace("demos:", "robot:").partition(",count=")[0] + ",around=limit-ends"
     recipe = pi_rl_metaworld.tiny.replace(**small, model=str(tmp_path / "model"), data=data, tasks_per_step=3, max_rows=2, eval_tasks=3)
     run = api.train(recipe.replace(updates_per_rollout=1, epochs_per_rollout=1), out=tmp_path / "run", quiet=True)
     (step,) = [m for m in run.metrics if "policy/ratio_mean" in m]
