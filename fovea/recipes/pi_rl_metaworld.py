@@ -57,7 +57,8 @@ CLAIM = Claim(
     curve="reward/mean",
     minutes=6.0,
     tuning="seed 100. The start: with a faucet in place of the handle, 600 steps on demonstrations with noise 0.3 and episodes of 80 "
-    "actions it did 5 of 45; as it is now, coffee 5, handle 12, button 3 of 15 each. Reinforcement: five steps with the learning rate of "
-    "pi-rl, 3e-4, and values beyond the limit clipped a third to a half of all ratios and valued what succeeds in four of ten episodes at 0.65; "
-    "three steps as it is now clipped 0.32 to 0.25 and valued it at 0.15. No arm but the start was run to its end",
+    "actions it did 5 of 45; as it is now, coffee 5, handle 12, button 3 of 15 each. Reinforcement: five steps with the learning "
+    "rate of pi-rl, 3e-4, and values beyond the limit clipped a third to a half of all ratios and valued what succeeds in four of "
+    "ten episodes at 0.65; three steps as it is now clipped 0.32 to 0.25 and valued it at 0.15. No arm but the start was run to "
+    "its end",
 )
