@@ -8,11 +8,12 @@ tokens that the policy said before it computes log-probabilities again; here non
 
 Departures from the paper: a verifier that fails leaves its answer unscored, where the released server pays 0; the format of boxes asks for
 one answer block alone, that a box can be read is in its accuracy; line breaks around tags do not count. In `tiny` the thresholds are 0.5,
-0.65 and 0.8, in reach of boxes of fifteen pixels, and everything is trained. The released script adds a KL term: `method__beta=0.001`.
+0.6 and 0.7, in reach of boxes of fifteen pixels, and everything is trained. The released script adds a KL term: `method__beta=0.001`.
 """
 
 from fovea.ledger import Claim, Part
 from fovea.methods.grpo import GRPO
+from fovea.methods.sft import SFT
 from fovea.recipe import Recipe
 from fovea.rollout.sampling import Sampling
 from fovea.tasks.triune import RISING
@@ -52,23 +53,35 @@ real = Recipe(
 )
 
 
-def under(threshold: object, graded: object = False) -> dict[str, object]:
-    """An arm: counting and grounding in halves, its boxes judged under this threshold."""
-    return {**SHORT, "reward": {"grounding": With({"threshold": threshold, "graded": graded}, part="accuracy")}}
+warm = tiny.replace(
+    name="v-triune-warm",
+    data="triune:grounding_loose",
+    method=SFT(),
+    sampling=Sampling(max_new_tokens=64),
+    tasks_per_step=64,
+    group_size=1,
+    steps=100,
+    learning_rate=6e-4,
+    schedule="cosine",
+    warmup_steps=10,
+    eval_tasks=0,
+)
 
 
-SHORT = {"data": "triune:counting,grounding", "steps": 60, "tasks_per_step": 16}
+def under(threshold: object) -> dict[str, object]:
+    """An arm whose boxes are judged under this threshold."""
+    return {**SHORT, "reward": {"grounding": With({"threshold": threshold}, part="accuracy")}}
+
+
+SHORT = {"model": "v-triune:warm", "data": "triune:grounding", "tasks_per_step": 16}
 
 CLAIM = Claim(
     says="Paid for hits, boxes become more exact under a rising threshold than under a loose one.",
     arms={
         "dynamic": under(RISING),
         "loose": under(0.5),
-        "middle": under(0.65),
         "strict": under(0.99),
-        "valued_dynamic": under(RISING, "reached"),
-        "valued_loose": under(0.5, "reached"),
-        "alone": {**under(RISING), "data": "triune:grounding", "tasks_per_step": 8},
+        "together": {**under(RISING), "data": "triune:counting,grounding", "tasks_per_step": 32},
         "random": {**SHORT, "reward": "random"},
         "start": {**SHORT, "steps": 0},
     },
@@ -80,7 +93,7 @@ CLAIM = Claim(
     margin=0.03,
     control_margin=0.03,
     measured={"data": "triune:grounding"},
+    temperature=1.0,
     tasks=300,
-    tuning="the base, sampled, reaches an IoU of .5 in 52 % of 48 tasks, .75 in 10 %, .9 in 2 %, .99 in none; `dynamic` and `loose` ran "
-    "once, 60 steps, seed 100, and ended alike (.724 and .725, the start .596); nothing was changed after that",
+    tuning="",
 )

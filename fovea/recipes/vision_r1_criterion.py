@@ -3,7 +3,8 @@
 GRPO with the verifier `criterion`: format + recall + precision over the whole list of boxes. At half of the run its thresholds rise from
 (0.5, 0.5, 0.75) to (0.75, 0.75, 0.9), so that a reward that is earned already goes on telling better from worse.
 
-As published, the reward charges nothing for boxes that match none. The arms of the claim divide precision by the number of boxes
+In `tiny` the thresholds are (0.25, 0.25, 0.5) and (0.5, 0.5, 0.75), in reach of boxes of fifteen pixels, and it starts where boxes are up to
+four pixels off on each side. As published, the reward charges nothing for boxes that match none. The arms of the claim divide precision by the number of boxes
 (`per="predicted"`), because otherwise a policy as small as `tiny`'s spams in each of them; the arm `published` does not.
 
 Departures: those of `criterion`. Importance ratios are clipped, but with one update on each rollout they are 1, as in the released run.
@@ -26,7 +27,18 @@ def criterion(**params: object) -> Weighted:
 
 METHOD = GRPO(beta=0.04, std_eps=1e-4)
 
-tiny = vlm_r1.tiny.replace(name="vision-r1-criterion", data="detect:ovd", reward=criterion(), method=METHOD, steps=100)
+LOW = ((0.25, 0.25, 0.5), (0.5, 0.5, 0.75))
+
+warm = vlm_r1.warm.replace(name="vision-r1-criterion-warm", data="detect:ovd_loose,rec_loose", tasks_per_step=64)
+
+tiny = vlm_r1.tiny.replace(
+    name="vision-r1-criterion",
+    model="vision-r1-criterion:warm",
+    data="detect:ovd",
+    reward=criterion(phases=LOW),
+    method=METHOD,
+    steps=60,
+)
 
 real = Recipe(
     name="vision-r1-criterion-real",
@@ -50,10 +62,10 @@ real = Recipe(
 CLAIM = Claim(
     says="Thresholds that rise at half of the run find more boxes at a strict overlap than thresholds that stay.",
     arms={
-        "progressive": {"reward": criterion(per="predicted")},
-        "fixed": {"reward": criterion(per="predicted", progressive=False)},
-        "strict": {"reward": criterion(per="predicted", switch=0.0)},
-        "precision_only": {"reward": criterion(per="predicted", progressive=False, parts=("precision",))},
+        "progressive": {"reward": criterion(phases=LOW, per="predicted")},
+        "fixed": {"reward": criterion(phases=LOW, per="predicted", progressive=False)},
+        "strict": {"reward": criterion(phases=LOW, per="predicted", switch=0.0)},
+        "precision_only": {"reward": criterion(phases=LOW, per="predicted", progressive=False, parts=("precision",))},
         "published": {},
         "random": {"reward": "random"},
         "start": {"steps": 0},

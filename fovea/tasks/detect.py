@@ -9,7 +9,8 @@ Kinds (several, separated by commas, are dealt in turn):
 * ``ovd``: the shapes of three colours, some of which are not there: a list of labelled boxes, or "None";
 * ``rec``: one named shape among up to four: one box;
 * ``ovd_new``, ``rec_new``: the same with smaller shapes, and with pairs of colour and shape, that the others never show;
-* ``ovd_noisy``, ``rec_noisy``: for warm starts: in `meta["response"]` a fifth of the boxes is wrong, and some are too many.
+* ``ovd_noisy``, ``rec_noisy``: for warm starts: in `meta["response"]` a fifth of the boxes is wrong, and some are too many;
+* ``ovd_loose``, ``rec_loose``: for warm starts: the boxes of `meta["response"]` are right but for up to four pixels on each side.
 
 Shapes stand as in `fovea.tasks.worlds`, where the tiny model learned to see, and the same pictures are held out. Boxes are in pixels.
 """
@@ -31,12 +32,13 @@ ASKED = 3
 CELLS = (0, 2, 6, 8)
 """The corners of the 3 x 3 grid: few enough places that a short warm start finds most shapes."""
 NOISE = 0.2
+SPREAD = 4
 SMALLER = 2.3
 """Pixels by which a radius of the "new" kinds is less than that of any other, 6.3 to 8.3."""
 NEW_PAIRS = frozenset((c, SHAPES[i % len(SHAPES)]) for i, c in enumerate(COLOURS))
 """Pairs of colour and shape that only the "new" kinds show: every colour and every shape is in one of them."""
 TASKS = ("ovd", "rec")
-FORMS = ("", "_new", "_noisy")
+FORMS = ("", "_new", "_noisy", "_loose")
 KINDS = tuple(t + f for f in FORMS for t in TASKS)
 
 Box = tuple[int, int, int, int]
@@ -60,6 +62,12 @@ def wrong(rng: np.random.Generator, box: Box) -> Box:
         by = max(-box[low], min(draw.SIZE - box[low + 2], by))
         out[low], out[low + 2] = box[low] + by, box[low + 2] + by
     x1, y1, x2, y2 = out
+    return x1, y1, x2, y2
+
+
+def loosened(rng: np.random.Generator, box: Sequence[int]) -> Box:
+    """The box with each side moved by up to `SPREAD` pixels, inside the picture."""
+    x1, y1, x2, y2 = (min(draw.SIZE, max(0, int(c))) for c in box + rng.integers(-SPREAD, SPREAD + 1, 4))
     return x1, y1, x2, y2
 
 
@@ -105,8 +113,7 @@ def make(kind: str, index: int, split: str = "train", seed: int = 0) -> Task:
         names = [t.name for t in things]
         if split_of(scene_key(things)) == split and (task == "ovd" or any(names.count(n) == 1 for n in names)):
             break
-    noisy = form == "noisy"
-    fields = _listing(rng, things, asked, noisy) if task == "ovd" else _naming(rng, things, noisy)
+    fields = _listing(rng, things, asked, form) if task == "ovd" else _naming(rng, things, form)
     response = fields.pop("response")
     paper = draw.PAPERS[int(rng.integers(len(draw.PAPERS)))]
     return Task(
@@ -123,20 +130,23 @@ def make(kind: str, index: int, split: str = "train", seed: int = 0) -> Task:
     )
 
 
-def _listing(rng: np.random.Generator, things: Sequence[Thing], asked: Sequence[str], noisy: bool) -> dict[str, Any]:
+def _listing(rng: np.random.Generator, things: Sequence[Thing], asked: Sequence[str], form: str) -> dict[str, Any]:
     found = [(t.colour, t.box) for t in things if t.colour in asked]
+    told = misread(rng, found, asked) if form == "noisy" else found
+    told = [(label, loosened(rng, box)) for label, box in told] if form == "loose" else told
     return {
         "prompt": user(f"List the {asked[0]}, {asked[1]} and {asked[2]} shapes with their boxes."),
         "answer": [{"label": label, "bbox_2d": list(box)} for label, box in found],
         "verifier": "detection",
-        "response": written(misread(rng, found, asked) if noisy else found),
+        "response": written(told),
     }
 
 
-def _naming(rng: np.random.Generator, things: Sequence[Thing], noisy: bool) -> dict[str, Any]:
+def _naming(rng: np.random.Generator, things: Sequence[Thing], form: str) -> dict[str, Any]:
     names = [t.name for t in things]
     target = one(rng, [t for t in things if names.count(t.name) == 1])
-    box = wrong(rng, target.box) if noisy and rng.random() < NOISE else target.box
+    box = wrong(rng, target.box) if form == "noisy" and rng.random() < NOISE else target.box
+    box = loosened(rng, box) if form == "loose" else box
     return {
         "prompt": user(f"Find the {target.name}. Give its box."),
         "answer": list(target.box),

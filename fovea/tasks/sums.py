@@ -1,10 +1,11 @@
-"""Two places of a grid to be added: few words of the answer depend on the picture.
+"""Two shapes to be read and added: few words of the answer depend on the picture.
 
     >>> Sums.named("", "train", 0)[0].meta["response"]
-    '<think>row of yellow 2 and column of green 3 / so the answer is</think><answer>5</answer>'
+    '<think>row 1 column 1 is circle 1 and row 3 column 1 is triangle 3 / so the answer is</think><answer>4</answer>'
 
-A response says what it reads between words that are always the same. ``noisy`` is for warm starts: each number of `meta["response"]` is
-guessed in 4 of 10 cases, and the sum follows what was read or guessed.
+Shapes stand in the four corners; a circle counts 1, then square, triangle, star and cross 2 to 5. A response says what it reads between
+words that the question decides. ``noisy`` is for warm starts: each shape of `meta["response"]` is guessed in 4 of 10 cases, and the sum
+follows what was read or guessed.
 """
 
 from __future__ import annotations
@@ -14,39 +15,41 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fovea.math.options import check
+from fovea.tasks.detect import CELLS
 from fovea.tasks.worlds import SPLITS, draw, split_of
 from fovea.tasks.worlds.families import COLOURS, SHAPES, one, pick, scatter, scene_key
 from fovea.types import Task, user
 
 FORMS = ("plain", "noisy")
 GUESSED = 0.4
-SHOWN = 4
 
 
-def said(first: str, row: int, second: str, column: int) -> str:
-    think = f"row of {first} {row} and column of {second} {column} / so the answer is"
-    return f"<think>{think}</think><answer>{row + column}</answer>"
+def said(first: str, m: str, second: str, n: str) -> tuple[str, int]:
+    """The response of somebody who reads shapes m and n in these places, and the sum."""
+    a, b = SHAPES.index(m) + 1, SHAPES.index(n) + 1
+    return f"<think>{first} is {m} {a} and {second} is {n} {b} / so the answer is</think><answer>{a + b}</answer>", a + b
 
 
 def make(index: int, split: str = "train", seed: int = 0, form: str = "plain") -> Task:
-    """The index-th task of a split: shapes of `SHOWN` colours, of two of which the row and the column are asked for."""
+    """The index-th task of a split: a shape in each corner, of which two are asked for."""
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, FORMS.index(form), SPLITS.index(split), index])))
     while True:
-        things = scatter(rng, [(colour, one(rng, SHAPES)) for colour in pick(rng, COLOURS, SHOWN)])
+        things = scatter(rng, [(one(rng, COLOURS), one(rng, SHAPES)) for _ in CELLS], CELLS)
         if split_of(("sums", *scene_key(things))) == split:
             break
     a, b = pick(rng, things, 2)
-    true = (a.cell // 3 + 1, b.cell % 3 + 1)
-    row, column = (int(rng.integers(1, 4)) if form == "noisy" and rng.random() < GUESSED else n for n in true)
+    read = [one(rng, SHAPES) if form == "noisy" and rng.random() < GUESSED else t.shape for t in (a, b)]
+    response, _ = said(a.place, read[0], b.place, read[1])
+    _, total = said(a.place, a.shape, b.place, b.shape)
     paper = draw.PAPERS[int(rng.integers(len(draw.PAPERS)))]
     return Task(
         id=f"sums/{form}/{split}/{seed}/{index}",
         source="sums",
-        prompt=user(f"Add the row of the {a.colour} shape and the column of the {b.colour} shape."),
+        prompt=user(f"Add the shapes at {a.place} and {b.place}."),
         images=(draw.polygons([(t.points, draw.shade(t.colour, t.tint)) for t in things], paper),),
-        answer=sum(true),
+        answer=total,
         verifier="number",
-        meta={"response": said(a.colour, row, b.colour, column), "gold": str(sum(true)), "split": split},
+        meta={"response": response, "gold": str(total), "split": split},
     )
 
 

@@ -2,6 +2,7 @@
 
     "triune"                          all eight, dealt in turn
     "triune:counting,grounding"       some of them
+    "triune:grounding_loose"          for warm starts: the box in `meta["response"]` is up to four pixels off on each side
 
 Reasoning: `maths` (a printed sum or difference), `puzzle` (the odd one out), `chart`, `science` (which way a lever tips). Perception:
 `grounding` (one box), `detection` (a list of boxes), `counting`, `ocr`. Puzzle, chart, grounding, counting and ocr are families of
@@ -22,9 +23,10 @@ import numpy as np
 
 from fovea.tasks import detect, worlds
 from fovea.tasks.worlds import SPLITS, draw, split_of
+from fovea.tasks.worlds.families import numbers
 from fovea.types import Task, user
 
-RISING = ((0.10, 0.5), (0.25, 0.65), (1.0, 0.8))
+RISING = ((0.10, 0.5), (0.25, 0.6), (1.0, 0.7))
 """V-Triune's 0.85, 0.95, 0.99 in reach of boxes of some fifteen pixels."""
 WEIGHTS = (1.0, 0.1)
 """Of accuracy and format."""
@@ -80,6 +82,12 @@ def _grounding(index: int, split: str, seed: int) -> Task:
     return replace(worlds.make("find", index, split, seed), params={"threshold": RISING})
 
 
+def _grounding_loose(index: int, split: str, seed: int) -> Task:
+    task = _grounding(index, split, seed)
+    box = detect.loosened(_rng("loose", index, split, seed), task.answer)
+    return replace(task, meta={**task.meta, "response": f"<think>{task.meta['look']}</think><answer>{numbers(box)}</answer>"})
+
+
 def _detection(index: int, split: str, seed: int) -> Task:
     task = detect.make("ovd", index, split, seed)
     gold = task.meta["response"].removeprefix("<answer>").removesuffix("</answer>")
@@ -96,7 +104,8 @@ KINDS: dict[str, Callable[[int, str, int], Task]] = {
     "counting": partial(_world, "count"),
     "ocr": partial(_world, "read"),
 }
-TAGS = {kind: ("answer",) if kind in ("grounding", "detection") else ("think", "answer") for kind in KINDS}
+EXTRA: dict[str, Callable[[int, str, int], Task]] = {"grounding_loose": _grounding_loose}
+TAGS = {kind: ("answer",) if kind in ("grounding", "detection", *EXTRA) else ("think", "answer") for kind in (*KINDS, *EXTRA)}
 """What a response must look like: boxes need no thought."""
 
 
@@ -119,7 +128,7 @@ class Triune:
           ValueError: an unknown kind, with the known ones.
         """
         kinds = tuple(k for k in what.split(",") if k) or tuple(KINDS)
-        unknown = [k for k in kinds if k not in KINDS]
+        unknown = [k for k in kinds if k not in (*KINDS, *EXTRA)]
         if unknown:
             raise ValueError(f"triune: no kind {', '.join(unknown)}; there are: {', '.join(KINDS)}")
         return cls(kinds, split, seed)
@@ -132,7 +141,7 @@ class Triune:
             raise IndexError(f"index: found {i}, expected 0 or more (the source has no end to count from)")
         turn, which = divmod(i, len(self.kinds))
         kind = self.kinds[which]
-        task = KINDS[kind](turn, self.split, self.seed)
+        task = (KINDS | EXTRA)[kind](turn, self.split, self.seed)
         accuracy, form = WEIGHTS
         parts = {
             "accuracy": (accuracy, task.verifier, dict(task.params)),

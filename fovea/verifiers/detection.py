@@ -302,12 +302,16 @@ def _measured(pairs: Pairs, hits: int) -> dict[str, float]:
 
 # -- Vision-R1 (criterion) ----------------------------------------------------------------------------------------------------
 
+PHASES = ((0.5, 0.5, 0.75), (0.75, 0.75, 0.9))
+"""(τ, ξ1, ξ2) of Vision-R1 before and after its thresholds rise."""
+
 
 def criterion(
     *,
     parts: Sequence[str] = ("format", "recall", "precision"),
     progressive: bool = True,
     switch: float = 0.5,
+    phases: Sequence[tuple[float, float, float]] = PHASES,
     per: Literal["matched", "predicted"] = "matched",
     scale: float | None = None,
     image: int = 0,
@@ -317,7 +321,8 @@ def criterion(
     Boxes are matched by least L1 distance of the corners − [same label] − GIoU (Hungarian); each pair counts with its GIoU v.
       recall:    f(Σ [v > τ] / #gold; 0.5, 0.75), exactly τ counting τ;   precision: mean of f(v; ξ1, ξ2) over the pairs;
       f(v; lo, hi) is 0 below lo, 1 above hi, else v;   format: 1 for a list of complete entries.
-    (τ, ξ1, ξ2) is (0.5, 0.5, 0.75) and, where `progressive`, from the share `switch` of the run on (0.75, 0.75, 0.9).
+    (τ, ξ1, ξ2) is the first of `phases`, (0.5, 0.5, 0.75), and, where `progressive`, from the share `switch` of the run on the second,
+    (0.75, 0.75, 0.9).
 
     parts: which of the three are summed. per: the paper's mean is over matched pairs, so further boxes cost nothing; "predicted" divides
     by the number of boxes. scale, image: as for `box_iou`.
@@ -330,11 +335,13 @@ def criterion(
         raise ValueError(f"criterion: parts is {tuple(parts)!r}; expected some of {', '.join(known)}")
     if per not in ("matched", "predicted"):
         raise ValueError(f"criterion: per is {per!r}; expected 'matched' or 'predicted'")
+    if len(phases) != 2 or not all(len(p) == 3 and 0 <= p[0] <= 1 and 0 <= p[1] <= p[2] <= 1 for p in phases):
+        raise ValueError(f"criterion: phases is {phases!r}; expected two triples (tau, xi1, xi2) out of [0, 1], xi1 at most xi2")
 
     def judge(pairs: Pairs, context: Context) -> Judged:
         found, gold = pairs.found, pairs.gold
         late = progressive and context.progress >= switch
-        tau, low, high = (0.75, 0.75, 0.9) if late else (0.5, 0.5, 0.75)
+        tau, low, high = phases[late]
         v_N, box_N = _matched(pairs)
         if not found.labels:
             recall = precision = float(found.none and not gold.labels)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fovea.checks import check_source
-from fovea.tasks.detect import ASKED, KINDS, NEW_PAIRS, NOISE, Detect, make
+from fovea.tasks.detect import ASKED, KINDS, NEW_PAIRS, NOISE, SPREAD, Detect, make
 from fovea.tasks.resolve import pair
 from fovea.tasks.worlds.families import COLOURS, SHAPES
 from fovea.types import Context, Episode, Group, Turn
@@ -23,7 +23,7 @@ def score(task, said):
     return resolve(task).score(Group(task, [Episode("e", task, turns=[Turn(said)])]), Context())[0]
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS if "noisy" not in k])
+@pytest.mark.parametrize("kind", [k for k in KINDS if not k.endswith(("_noisy", "_loose"))])
 def test_the_gold_response_earns_the_full_score(kind):
     for task in tasks(kind):
         assert score(task, task.meta["response"]).value == 1.0
@@ -93,6 +93,20 @@ def test_a_fifth_of_the_noisy_boxes_is_wrong_and_some_answers_hold_too_many():
     assert 1 - right / gold == pytest.approx(NOISE * 3 / 5, abs=0.05)
     assert more > 10
     assert 0.9 < said / gold < 1.25
+
+
+def test_loose_boxes_are_off_by_up_to_four_pixels_on_each_side_and_none_is_missed():
+    off = []
+    for task in tasks("ovd_loose", 200):
+        gold = [(a["label"], a["bbox_2d"]) for a in task.answer]
+        said = [(w[0], [int(c) for c in w[1:]]) for w in (b.split() for b in task.meta["response"][8:-9].split(", ")) if w != ["None"]]
+        assert [label for label, _ in said] == [label for label, _ in gold]
+        off += [abs(a - b) for (_, box), (_, true) in zip(said, gold, strict=True) for a, b in zip(box, true, strict=True)]
+    assert max(off) == SPREAD
+    assert np.mean(off) == pytest.approx(20 / 9, abs=0.1)
+    single = tasks("rec_loose", 50)
+    said = [[int(c) for c in t.meta["response"][8:-9].split()] for t in single]
+    assert 1.5 < np.mean(np.abs(np.array(said) - np.array([t.answer for t in single]))) < 3
 
 
 def test_a_task_is_a_function_of_its_address_and_no_held_out_picture_is_drawn_in_training():

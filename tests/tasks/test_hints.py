@@ -1,4 +1,4 @@
-"""Hints that hold in training and break when it counts; sums of places."""
+"""Hints that hold in training and break when it counts; sums of shapes."""
 
 import re
 
@@ -8,7 +8,8 @@ import pytest
 from fovea.tasks.hints import Hints
 from fovea.tasks.resolve import pair
 from fovea.tasks.sums import Sums
-from fovea.tasks.worlds import World, draw
+from fovea.tasks.worlds import World
+from fovea.tasks.worlds.families import SHAPES
 from fovea.types import Context, Episode, Group, Turn
 from fovea.verifiers import build
 
@@ -69,28 +70,47 @@ def test_names_lead_to_sources_and_wrong_ones_are_named():
         Sums.named("x", "train", 0)
 
 
-def test_the_sum_is_of_the_row_and_the_column_of_the_shapes_named_and_its_answer_earns_all():
+def test_the_sum_is_of_the_shapes_at_the_places_named_and_its_answer_earns_all():
     for i in range(40):
         task = Sums.named("", "train", 0)[i]
-        first, m, second, n = re.search(r"row of (\w+) (\d) and column of (\w+) (\d)", task.meta["response"]).groups()
-        assert task.prompt[0]["content"][-1]["text"] == f"Add the row of the {first} shape and the column of the {second} shape."
-        assert task.answer == int(m) + int(n)
+        said = re.findall(r"(row (\d) column (\d)) is (\w+) (\d)", task.meta["response"])
+        assert task.prompt[0]["content"][-1]["text"] == f"Add the shapes at {said[0][0]} and {said[1][0]}."
+        assert task.answer == sum(int(n) for *_, n in said)
         assert score(task, task.meta["response"]) == 1.0
         assert score(task, f"<answer>{task.answer + 1}</answer>") == 0.0
         picture = np.asarray(task.images[0], np.float64)
-        for colour, axis, said in ((first, 0, m), (second, 1, n)):
-            near = np.linalg.norm(picture - np.array(draw.PALETTE[colour]), axis=2) < 45
-            assert 1 + int(np.argwhere(near)[:, axis].mean() // 21.4) == int(said)
+        for _, row, column, shape, n in said:
+            assert SHAPES[int(n) - 1] == shape
+            y, x = (12 + 20 * (int(at) - 1) for at in (row, column))
+            cell = picture[max(0, y - 11) : y + 11, max(0, x - 11) : x + 11]
+            inked = (np.abs(cell - picture[32, 32]).max(2) > 60).mean()
+            assert inked > 0.1
 
 
-def test_a_noisy_response_misreads_digits_and_adds_what_it_read():
+def test_the_shapes_read_are_those_drawn():
+    """Of a square more of its box is inked than of a circle, and of a circle more than of a cross."""
+    inked = {}
+    for i in range(120):
+        task = Sums.named("", "train", 1)[i]
+        picture = np.asarray(task.images[0], np.float64)
+        for row, column, shape in re.findall(r"row (\d) column (\d) is (\w+)", task.meta["response"]):
+            y, x = (12 + 20 * (int(at) - 1) for at in (row, column))
+            ink = np.abs(picture[max(0, y - 11) : y + 11, max(0, x - 11) : x + 11] - picture[32, 32]).max(2) > 60
+            ys, xs = np.nonzero(ink)
+            inked.setdefault(shape, []).append(ink.sum() / ((np.ptp(ys) + 1) * (np.ptp(xs) + 1)))
+    means = {shape: np.mean(shares) for shape, shares in inked.items()}
+    assert means["square"] > means["circle"] > means["cross"]
+    assert set(means) == set(SHAPES)
+
+
+def test_a_noisy_response_misreads_shapes_and_adds_what_it_read():
     wrong = 0
     for i in range(N):
         task = Sums.named("noisy", "train", 0)[i]
         m, n = map(int, re.findall(r" (\d)(?= and | /)", task.meta["response"]))
         assert task.meta["response"].endswith(f"<answer>{m + n}</answer>")
         wrong += m + n != task.answer
-    assert 0.3 < wrong / N < 0.6
+    assert 0.35 < wrong / N < 0.6
 
 
 def test_items_are_the_same_every_time_and_no_picture_is_in_both_splits():

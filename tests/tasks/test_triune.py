@@ -69,6 +69,14 @@ def test_the_iou_that_a_box_must_reach_rises_over_the_run():
     assert loose.parts["accuracy"] == 1.0
 
 
+def test_loose_grounding_asks_the_same_and_says_a_box_near_by():
+    for i in range(20):
+        loose, plain = (Triune.named(kind, "train", 0)[i] for kind in ("grounding_loose", "grounding"))
+        assert (loose.prompt, loose.answer, loose.params) == (plain.prompt, plain.answer, plain.params)
+        said = [int(c) for c in loose.meta["response"].partition("<answer>")[2][:-9].split()]
+        assert 0 < sum(abs(a - b) for a, b in zip(said, plain.answer, strict=True)) <= 16
+
+
 def test_an_unknown_kind_is_named():
     with pytest.raises(ValueError, match="no kind tea; there are: maths"):
         Triune.named("tea", "train", 0)

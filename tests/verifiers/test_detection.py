@@ -171,6 +171,16 @@ def test_criterion_by_hand(gold, step, parts):
     assert score("criterion", found, truth, step=step, parts=("precision",)).value == pytest.approx(parts[2])
 
 
+def test_criterion_takes_other_phases():
+    truth, found = boxes(("a", A)), boxes(("a", [0, 0, 10, 6]))  # GIoU .6
+    phases = ((0.25, 0.25, 0.5), (0.5, 0.65, 0.75))
+    assert score("criterion", found, truth, step=0, phases=phases, parts=("precision",)).value == 1.0
+    assert score("criterion", found, truth, step=99, phases=phases, parts=("precision",)).value == 0.0
+    assert score("criterion", found, truth, step=99, phases=phases, parts=("recall",)).value == 1.0
+    with pytest.raises(ValueError, match=r"criterion: phases is .*; expected two triples"):
+        build("criterion", {"phases": phases[:1]})
+
+
 def test_exactly_the_threshold_counts_the_threshold():
     assert score("criterion", boxes(("a", [0, 0, 10, 5])), boxes(("a", A)), parts=("recall",)).value == 0.5
 
