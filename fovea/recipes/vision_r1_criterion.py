@@ -3,8 +3,10 @@
 GRPO with the verifier `criterion`: format + recall + precision over the whole list of boxes. At half of the run its thresholds rise from
 (0.5, 0.5, 0.75) to (0.75, 0.75, 0.9), so that a reward that is earned already goes on telling better from worse.
 
-In `tiny` the thresholds are (0.25, 0.25, 0.5) and (0.5, 0.5, 0.75), in reach of boxes of fifteen pixels, and it starts where boxes are up to
-four pixels off on each side. As published, the reward charges nothing for boxes that match none. The arms of the claim divide precision by the number of boxes
+In `tiny` the thresholds are (0.25, 0.25, 0.5) and (0.5, 0.5, 0.75), in reach of boxes of fifteen pixels, and it starts where boxes are up
+to four pixels off on each side.
+
+As published, the reward charges nothing for boxes that match none. The arms of the claim divide precision by the number of boxes
 (`per="predicted"`), because otherwise a policy as small as `tiny`'s spams in each of them; the arm `published` does not.
 
 Departures: those of `criterion`. Importance ratios are clipped, but with one update on each rollout they are 1, as in the released run.
