@@ -73,15 +73,15 @@ def under(threshold: object) -> dict[str, object]:
     return {**SHORT, "reward": {"grounding": With({"threshold": threshold}, part="accuracy")}}
 
 
-SHORT = {"model": "v-triune:warm", "data": "triune:grounding", "tasks_per_step": 16}
+SHORT = {"model": "v-triune:warm", "data": "triune:grounding", "tasks_per_step": 8, "steps": 120}
 
 CLAIM = Claim(
     says="Paid for hits, boxes become more exact under a rising threshold than under a loose one.",
     arms={
         "dynamic": under(RISING),
         "loose": under(0.5),
+        "middle": under(0.6),
         "strict": under(0.99),
-        "together": {**under(RISING), "data": "triune:counting,grounding", "tasks_per_step": 32},
         "random": {**SHORT, "reward": "random"},
         "start": {**SHORT, "steps": 0},
     },

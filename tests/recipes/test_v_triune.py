@@ -21,11 +21,10 @@ def test_arms_differ_in_what_a_box_must_reach():
     tiny, claim, _ = read("v-triune")
     task = Triune(("grounding",))[0]
     x1, y1, x2, y2 = task.answer
-    group = Group(task, [Episode("e", task, turns=[Turn(f"<answer>{x1} {y1} {x2} {y2 - 4}</answer>")])])  # IoU about 0.73
+    group = Group(task, [Episode("e", task, turns=[Turn(f"<answer>{x1} {y1} {x2} {y2 - 5}</answer>")])])  # IoU about 0.62
 
     def paid(arm, step):
-        return arm_recipe(tiny, claim.arms[arm]).reward["grounding"].score(group, Context(step, 60))[0].parts["accuracy"]
+        return arm_recipe(tiny, claim.arms[arm]).reward["grounding"].score(group, Context(step, 120))[0].parts["accuracy"]
 
-    assert [paid("dynamic", step) for step in (0, 10, 20)] == [1.0, 1.0, 0.0]
+    assert [paid("dynamic", step) for step in (0, 20, 40)] == [1.0, 1.0, 0.0]
     assert [paid(arm, 50) for arm in ("loose", "middle", "strict")] == [1.0, 1.0, 0.0]
-    assert 0.65 < paid("valued_loose", 50) < 0.8 and paid("valued_dynamic", 50) == 0.0
