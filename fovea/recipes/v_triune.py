@@ -95,7 +95,7 @@ CLAIM = Claim(
     measured={"data": "triune:grounding"},
     temperature=1.0,
     tasks=300,
-    tuning="with the base as start (IoU .60), greedy, `dynamic` and `loose` ended alike (.72) after 60 steps; at 3e-4, thresholds up to .8, "
-    "`dynamic` fell to .11; hence a start whose boxes are loose, sampling, and thresholds up to .7. Seed 100, 120 steps: start .46, `dynamic` "
-    ".65, `loose` .68; at 2e-4, 150 steps, `dynamic` fell back to .41 while `loose` went on; nothing was changed after that",
+    tuning="with the base as start (IoU .60), greedy, `dynamic` and `loose` ended alike (.72) after 60 steps; at 3e-4, thresholds up to "
+    ".8, `dynamic` fell to .11; hence a start whose boxes are loose, sampling, and thresholds up to .7. Seed 100, 120 steps: start .46, "
+    "`dynamic` .65, `loose` .68; at 2e-4, 150 steps, `dynamic` fell back to .41 while `loose` went on; nothing was changed after that",
 )

@@ -68,5 +68,6 @@ CLAIM = Claim(
     tasks=600,
     tuning="from a start that only guesses (digits, or places of shapes) nothing was learned in 60 steps; with a step size of 2e-4 `dapo` "
     "answered all after 15 steps; with 1e-5, seed 100, `dapo` and `vppo` go the same way (.70, .78, .84 after 80, 100, 120 steps, .97 "
-    "after 200) and `bottom` stays; the run ends at 120: the card's 1,000 steps are for a start that must learn to see, this one doubts",
+    "after 200) and `bottom` stays, so the run ends at 120: the card's 1,000 steps are for a start that must learn to see, this one only "
+    "doubts",
 )
