@@ -228,8 +228,8 @@ class ReplayBuffer:
             apart = self.columns["obs"][lane_B[:, None, None], shown_BLS]
             obs = np.moveaxis(apart, 2, -2).reshape(*rows_BL.shape, *apart.shape[3:-1], self.stack * apart.shape[-1])
         of_units = {n: torch.from_numpy(c[lane_B1, slots_BL[:, :-1]]) for n, c in self.columns.items() if n not in ("obs", "start")}
-        own = {"actions": of_units.pop("actions"), "reward_BL": of_units.pop("reward"), "ended_BL": of_units.pop("ended")}
-        return Windows(torch.from_numpy(obs), **own, key=key, extras=of_units)
+        actions, reward_BL, ended_BL = (of_units.pop(name) for name in ("actions", "reward", "ended"))
+        return Windows(torch.from_numpy(obs), actions, reward_BL, ended_BL, key=key, extras=of_units)
 
     # -- going back -----------------------------------------------------------------------------------------------------------
 
