@@ -378,8 +378,8 @@ class Windows:
         if len(parts) == 1:
             return parts[0]
         common = set(parts[0].extras).intersection(*(p.extras for p in parts))
-        streams = {n: torch.cat([getattr(p, n) for p in parts]) for n in ("obs", "actions", "reward_BL", "ended_BL")}
-        return cls(**streams, key=parts[0].key, extras={n: torch.cat([p.extras[n] for p in parts]) for n in sorted(common)})
+        streams = [torch.cat([getattr(p, n) for p in parts]) for n in ("obs", "actions", "reward_BL", "ended_BL")]
+        return cls(*streams, key=parts[0].key, extras={n: torch.cat([p.extras[n] for p in parts]) for n in sorted(common)})
 
 
 @runtime_checkable
