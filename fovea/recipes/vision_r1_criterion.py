@@ -84,7 +84,7 @@ CLAIM = Claim(
     tasks=400,
     curve="reward/mean",
     tuning="the published reward without a KL term, seed 100, 16 steps: 2.5 boxes became 6.4. With vlm-r1's start and the published "
-    "thresholds nothing was learned in 100 steps (F1 at .75: start .14, `progressive` .10, `fixed` .15); hence a start whose boxes are loose "
-    "and thresholds in its reach. Seed 100, F1 at .6, start .25: `progressive` .38 and `fixed` .38 after 60 steps, .60 and .52 after 120; "
-    "nothing was changed after that",
+    "thresholds nothing was learned in 100 steps (F1 at .75: start .14, `progressive` .10, `fixed` .15); hence a start whose boxes are "
+    "loose and thresholds in its reach. Seed 100, F1 at .6, start .25: `progressive` .38 and `fixed` .38 after 60 steps, .60 and .52 after "
+    "120; nothing was changed after that",
 )
