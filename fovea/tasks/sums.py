@@ -10,13 +10,14 @@ follows what was read or guessed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from fovea.math.options import check
 from fovea.tasks.detect import CELLS
-from fovea.tasks.worlds import SPLITS, draw, split_of
+from fovea.tasks.endless import SPLITS, Endless
+from fovea.tasks.worlds import draw, split_of
 from fovea.tasks.worlds.families import COLOURS, SHAPES, one, pick, scatter, scene_key
 from fovea.types import Task, user
 
@@ -54,12 +55,10 @@ def make(index: int, split: str = "train", seed: int = 0, form: str = "plain") -
 
 
 @dataclass(frozen=True)
-class Sums:
-    """An infinite source without state. form: "plain" or "noisy"; split, seed: as in `fovea.tasks.worlds.World`."""
+class Sums(Endless):
+    """See the file's head. form: "plain" or "noisy"."""
 
     form: str = "plain"
-    split: str = "train"
-    seed: int = 0
 
     @classmethod
     def named(cls, what: str, split: str, seed: int) -> Sums:
@@ -69,10 +68,7 @@ class Sums:
           ValueError: an unknown form, with the known ones.
         """
         check("data 'sums': form", what or "plain", FORMS)
-        return cls(what or "plain", split, seed)
+        return cls(what or "plain", split=split, seed=seed)
 
-    def heldout(self) -> Sums:
-        return replace(self, split="heldout")
-
-    def __getitem__(self, i: int) -> Task:
+    def deal(self, i: int) -> Task:
         return make(i, self.split, self.seed, self.form)

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from fovea.tasks import detect, worlds
-from fovea.tasks.worlds import SPLITS, draw, split_of
+from fovea.tasks.endless import SPLITS, Endless
+from fovea.tasks.worlds import draw, split_of
 from fovea.tasks.worlds.families import numbers
 from fovea.types import Task, user
 
@@ -105,21 +106,20 @@ KINDS: dict[str, Callable[[int, str, int], Task]] = {
     "ocr": partial(_world, "read"),
 }
 EXTRA: dict[str, Callable[[int, str, int], Task]] = {"grounding_loose": _grounding_loose}
+"""For warm starts, and none of the eight."""
 TAGS = {kind: ("answer",) if kind in ("grounding", "detection", *EXTRA) else ("think", "answer") for kind in (*KINDS, *EXTRA)}
 """What a response must look like: boxes need no thought."""
 
 
 @dataclass(frozen=True)
-class Triune:
-    """An infinite source that deals its kinds in turn: item i is the (i // K)-th task of kind i mod K.
+class Triune(Endless):
+    """Deals its kinds in turn: item i is the (i // K)-th task of kind i mod K.
 
     Attributes:
-      kinds: names of `KINDS`. split: "train" or "heldout". seed: another seed is another stream of the same split.
+      kinds: names of `KINDS`, and of `EXTRA`.
     """
 
     kinds: Sequence[str] = tuple(KINDS)
-    split: str = "train"
-    seed: int = 0
 
     @classmethod
     def named(cls, what: str, split: str, seed: int) -> Triune:
@@ -131,14 +131,9 @@ class Triune:
         unknown = [k for k in kinds if k not in (*KINDS, *EXTRA)]
         if unknown:
             raise ValueError(f"triune: no kind {', '.join(unknown)}; there are: {', '.join(KINDS)}")
-        return cls(kinds, split, seed)
+        return cls(kinds, split=split, seed=seed)
 
-    def heldout(self) -> Triune:
-        return replace(self, split="heldout")
-
-    def __getitem__(self, i: int) -> Task:
-        if i < 0:
-            raise IndexError(f"index: found {i}, expected 0 or more (the source has no end to count from)")
+    def deal(self, i: int) -> Task:
         turn, which = divmod(i, len(self.kinds))
         kind = self.kinds[which]
         task = (KINDS | EXTRA)[kind](turn, self.split, self.seed)
