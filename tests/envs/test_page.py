@@ -470,13 +470,13 @@ def test_what_a_person_did_is_done_again_when_a_run_goes_on():
     task = Task("t", "t", ())
 
     def engine():
-        made = Gym("fovea/Insertion-v0", {"see": "numbers", "limit": 60}, around=(ByTurns(), page))
+        made = Gym("fovea/Insertion-v0", {"see": "numbers", "limit": 60}, around=(page, ByTurns()))  # the person has the last word
         return VectorEngine(control.Random(made.spaces(envs := made.vector(2))), envs, 0)
 
     def stream(driver, step, hands=None):
         desk = DESKS[page]
         if hands is not None:
-            seat = driver.envs.envs[0].watcher.seat
+            seat = driver.envs.envs[0].env.watcher.seat
             desk.hands = live.Hands(seat, hands, time.monotonic() + 600)
         groups = driver.stream(task, 7, Context(step))
         desk.hands = live.Hands()
@@ -487,7 +487,7 @@ def test_what_a_person_did_is_done_again_when_a_run_goes_on():
         stream(driver, 0)
         done, groups = stream(driver, 1, (0.25, -0.5))
         assert groups[0].episodes[0].segments[0].extras["intervened"].all() and done[0] == [[0.25, -0.5]] * 7
-    people = [env.watcher for env in second.envs.envs]
+    people = [env.env.watcher for env in second.envs.envs]
     for person in people:
         person.mark = True
     state = json.loads(json.dumps(first.state_dict()))
@@ -509,7 +509,7 @@ def test_a_browser_takes_over_by_its_keys(chromium, seat, monkeypatch):
     tab.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
 
     def until(wanted):
-        for _ in range(400):
+        for _ in range(2000):
             if (found := noted(env)) == wanted:
                 return True
             tab.wait_for_timeout(20)
