@@ -75,8 +75,9 @@ class Gym:
       kwargs: its arguments.
       stack: observations in a row that the policy sees at once.
       around: wrappers of training episodes, the innermost first: who watches and may take over (`fovea.envs.watched`; the first of two has
-        the last word), what pays instead of the environment (`fovea.envs.success`). Held-out episodes have those alone that are `always` there, because they tell the same in
-        other words (`fovea.envs.frames`). Those of `AROUND` may be given by their names, "learned" or "page:8765".
+        the last word), what pays instead of the environment (`fovea.envs.success`). Held-out episodes have those alone that are `always`
+        there, because they tell the same in other words (`fovea.envs.frames`). Those of `AROUND` may be given by their names, "learned"
+        or "page:8765".
       split: "train" or "heldout": whose seeds. seed: another one gives other training starts.
     """
 
