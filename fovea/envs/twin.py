@@ -52,7 +52,7 @@ class Twinned(gym.Wrapper):
         self.sees = np.zeros(space.shape or (), space.dtype)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        seed = int(seed or 0)  # both need one
+        seed = int(self.np_random.integers(2**31)) if seed is None else seed  # both need one
         self.paired = bool(np.random.Generator(np.random.Philox(seed)).random() < self.rule.share)
         if self.paired:
             self.sees, _ = self.twin.reset(seed=seed + self.rule.apart, options=options)

@@ -14,8 +14,8 @@ start 24 ms. An update with one random step takes 0.8 of one with all four: the 
 The full size is π0 in its published form, with larger pictures, five actions in a chunk and longer episodes.
 """
 
-from fovea.ledger import Claim
-from fovea.ledger.measures import Return
+from dataclasses import replace
+
 from fovea.recipes import pi_rl
 
 TASKS = ("button-press-topdown-v3", "coffee-button-v3", "handle-press-v3")
@@ -37,24 +37,15 @@ tiny = pi_rl.tiny.replace(
 
 real = pi_rl.real.replace(name="pi-rl-metaworld-real", data=f"robot:{NAMES},size=224,chunk=5")
 
-CLAIM = Claim(
+CLAIM = replace(
+    pi_rl.CLAIM,
     says="From a policy that five demonstrations of each task made, Flow-SDE with PPO does three tasks of Meta-World more often, from "
     "pixels, without noise and from unseen starts.",
     arms={
-        "pi_rl": {},
-        "learned": {"network__noise": "learned", "method__entropy_coef": 0.005},
+        **{name: pi_rl.CLAIM.arms[name] for name in ("pi_rl", "learned", "random", "start")},
         "longer": {"recipe": "pi_rl_metaworld:warm", "model": "pi_rl_metaworld:warm", "steps": 100_000, "seconds_of": "pi_rl"},
-        "random": {"reward": "random", "method__reward": "score"},
-        "start": {"steps": 0},
     },
-    method="pi_rl",
-    baseline="start",
-    control="random",
-    control_against="start",
-    metric=Return(),
-    margin=0.1,
     tasks=180,
-    curve="reward/mean",
     minutes=6.0,
     tuning="seed 100. The start: with a faucet in place of the handle, 600 steps on demonstrations with noise 0.3 and episodes of 80 "
     "actions it did 5 of 45; as it is now, coffee 5, handle 12, button 3 of 15 each. Reinforcement: five steps with the learning "

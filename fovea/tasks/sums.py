@@ -25,10 +25,14 @@ FORMS = ("plain", "noisy")
 GUESSED = 0.4
 
 
-def said(first: str, m: str, second: str, n: str) -> tuple[str, int]:
-    """The response of somebody who reads shapes m and n in these places, and the sum."""
-    a, b = SHAPES.index(m) + 1, SHAPES.index(n) + 1
-    return f"<think>{first} is {m} {a} and {second} is {n} {b} / so the answer is</think><answer>{a + b}</answer>", a + b
+def value(shape: str) -> int:
+    return SHAPES.index(shape) + 1
+
+
+def said(first: str, m: str, second: str, n: str) -> str:
+    """The response of somebody who reads shapes m and n in these places."""
+    think = f"{first} is {m} {value(m)} and {second} is {n} {value(n)} / so the answer is"
+    return f"<think>{think}</think><answer>{value(m) + value(n)}</answer>"
 
 
 def make(index: int, split: str = "train", seed: int = 0, form: str = "plain") -> Task:
@@ -39,9 +43,8 @@ def make(index: int, split: str = "train", seed: int = 0, form: str = "plain") -
         if split_of(("sums", *scene_key(things))) == split:
             break
     a, b = pick(rng, things, 2)
+    total = value(a.shape) + value(b.shape)
     read = [one(rng, SHAPES) if form == "noisy" and rng.random() < GUESSED else t.shape for t in (a, b)]
-    response, _ = said(a.place, read[0], b.place, read[1])
-    _, total = said(a.place, a.shape, b.place, b.shape)
     paper = draw.PAPERS[int(rng.integers(len(draw.PAPERS)))]
     return Task(
         id=f"sums/{form}/{split}/{seed}/{index}",
@@ -50,7 +53,7 @@ def make(index: int, split: str = "train", seed: int = 0, form: str = "plain") -
         images=(draw.polygons([(t.points, draw.shade(t.colour, t.tint)) for t in things], paper),),
         answer=total,
         verifier="number",
-        meta={"response": response, "gold": str(total), "split": split},
+        meta={"response": said(a.place, read[0], b.place, read[1]), "gold": str(total), "split": split},
     )
 
 

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -44,6 +45,18 @@ def test_one_that_began_elsewhere_is_a_stranger():
 
 def test_held_out_episodes_have_none():
     assert Gym("fovea/PointMass-v0", INVERTED, around=(Twin(),)).heldout().around == ()
+
+
+def test_without_a_seed_both_start_together_somewhere_else_each_time():
+    env = Twin({"inverted": False}, share=1.0)(gym.make("fovea/PointMass-v0", **INVERTED))
+    env.reset(seed=0)
+    starts = []
+    for _ in range(3):
+        obs, _ = env.reset()
+        twin = env.step(np.zeros(2, np.float32))[-1]["noted"]["twin"]
+        assert np.array_equal(twin, 255 - obs)
+        starts.append(obs.tobytes())
+    assert len(set(starts)) == 3
 
 
 def test_what_is_no_twin_is_refused():
